@@ -1,0 +1,308 @@
+"""The `bench` command: verbs that parse, call and print."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchsuite.errors import BenchError, InputError
+
+if TYPE_CHECKING:
+    from benchsuite.plan import Plan
+    from benchsuite.recipe import Recipe
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Re-run the published tables of object-detection papers, one command a table.\n\n"
+    "bench list · bench run har-table1 · bench compare results/*.json · bench plot har-table1",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look after datasets.\n\nbench data verify --data ~/coco")
+app.add_typer(data_app, name="data")
+
+
+def complete(incomplete: str) -> list[str]:
+    """Recipe ids for shell completion."""
+    from benchsuite.recipe import available
+
+    return [recipe_id for recipe_id in available() if recipe_id.startswith(incomplete)]
+
+
+Ids = Annotated[list[str], typer.Argument(help="Recipe ids, globs ('har-*') or YAML files.", autocompletion=complete)]
+Id = Annotated[str, typer.Argument(help="A recipe id or a YAML file.", autocompletion=complete)]
+Tier = Annotated[str, typer.Option("--tier", "-t", help="smoke (seconds), mini (minutes) or paper (the real thing).")]
+Rows = Annotated[str, typer.Option(help="Only these rows, by id, with commas.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas: 0,1,2. By default the tier's own.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Use this dataset instead: a COCO folder, a COCO-format folder or a VOCdevkit."),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BENCH_DATA.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set solver.lr=0.01. Repeatable.")]
+StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")]
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _split(text)]
+    except ValueError:
+        raise InputError(f"--seeds {text}: is not a list of whole numbers; for instance --seeds 0,1,2") from None
+
+
+def _plan(
+    ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None
+) -> "Plan":
+    from benchsuite.plan import make_plan
+    from benchsuite.recipe import select
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    recipes = select(ids)
+    return make_plan(recipes, tier, rows=_split(rows), seeds=_seeds(seeds), data=data, overrides=sets or ())
+
+
+@app.command("list")
+def list_recipes(as_json: Json = False) -> None:
+    """List the recipes.
+
+    bench list --json | jq '.[].id'
+    """
+    from benchsuite.recipe import available, load
+    from benchsuite.report.listing import list_form, print_list
+
+    recipes = [load(file) for file in available().values()]
+    _print_json(list_form(recipes)) if as_json else print_list(recipes)
+
+
+@app.command()
+def show(recipe: Id, as_json: Json = False) -> None:
+    """Show a recipe: rows, published numbers, claims.
+
+    bench show har-table1
+    """
+    from benchsuite.report.listing import print_show, show_form
+
+    chosen = _one(recipe)
+    _print_json(show_form(chosen)) if as_json else print_show(chosen)
+
+
+def _one(name: str) -> "Recipe":
+    from benchsuite.recipe import select
+
+    recipes = select([name])
+    if len(recipes) > 1:
+        raise InputError(f"'{name}' names {len(recipes)} recipes; give one")
+    return recipes[0]
+
+
+@app.command()
+def plan(
+    ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
+    sets: Sets = None, store: StoreDir = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show the jobs that a run would do and which of them are done already.
+
+    bench plan 'har-*' --tier paper
+    """
+    from benchsuite.report.listing import plan_form, print_plan
+    from benchsuite.store import Store
+
+    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
+    _print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
+
+
+@app.command()
+def inspect(recipe: Id, sets: Sets = None, as_json: Json = False) -> None:
+    """Count parameters, MACs and anchors of each row at the paper tier, without building weights.
+
+    bench inspect har-table1 --set model.head.channels=128
+    """
+    from benchsuite.plan import make_plan
+    from benchsuite.report.listing import print_inspect
+
+    planned = make_plan([_one(recipe)], "paper", overrides=sets or ())
+    found = [{"id": each.row.id, **each.pipeline.inspect()} for each in planned.rows]
+    _print_json({"rows": found}) if as_json else print_inspect(found)
+
+
+@app.command()
+def run(
+    ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto",
+    slots: Annotated[int | None, typer.Option(help="Jobs at once: per GPU, or sharing the CPU's cores.")] = None,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("results"),
+    name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
+    force: Annotated[bool, typer.Option(help="Overwrite a results file of unlike settings.")] = False,
+    checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", min=1)] = 500,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run tables: train, predict and score what is not done yet, then write results, table and plot.
+
+    bench run har-table1                       a check of the whole path in minutes
+
+    bench run har-table1 --tier mini --data ~/mydata --seeds 0,1,2
+
+    bench run 'har-*' --tier paper --data-root /data --device cuda
+    """
+    from benchsuite.report.listing import print_plan
+    from benchsuite.run import RunOptions, run_plan
+    from benchsuite.store import Store
+
+    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
+    print_plan(planned, kept, to_stderr=as_json)
+    options = RunOptions(
+        device=device, slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every
+    )  # fmt: skip
+    outcome = run_plan(planned, kept, options)
+    _print_json(outcome.form()) if as_json else outcome.show()
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def score(
+    ground_truth: Annotated[Path, typer.Argument(help="A COCO JSON, or a VOCdevkit split: VOCdevkit/VOC2007:test.")],
+    detections: Annotated[Path, typer.Argument(help="A COCO results JSON, or a folder of VOC comp4 files.")],
+    protocol: Annotated[str, typer.Option(help="coco, voc07 (11-point) or voc12 (area).")] = "coco",
+    as_json: Json = False,
+) -> None:
+    """Score anybody's detections.
+
+    bench score instances_val2017.json detections.json --protocol coco
+    """
+    from benchsuite.report.listing import print_score
+    from benchsuite.score import score as score_files
+
+    found = score_files(ground_truth, detections, protocol)
+    _print_json(found) if as_json else print_score(found)
+
+
+@app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Results files.")],
+    check: Annotated[bool, typer.Option(help="Exit with 1 if a claim fails.")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex or csv.")] = "text",
+    as_json: Json = False,
+) -> None:
+    """Set results beside the published numbers: differences, intervals, verdicts on the paper's claims.
+
+    bench compare results/*.json --check
+    """
+    from benchsuite.report.compare import compare as compare_results
+    from benchsuite.report.tables import render
+    from benchsuite.results import load
+
+    comparison = compare_results([load(file) for file in files])
+    _print_json(comparison.form()) if as_json else render(comparison, form)
+    raise typer.Exit(1 if check and comparison.failed else 0)
+
+
+@app.command()
+def plot(
+    name: Annotated[str, typer.Argument(help="A recipe id, a plot's name, or 'detections'.")],
+    target: Annotated[str, typer.Argument(help="For detections: RECIPE/ROW.")] = "",
+    tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
+    store: StoreDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
+    images: Annotated[int, typer.Option(help="Pictures to show.", min=1)] = 6,
+    form: Annotated[str, typer.Option("--format", help="png, pdf or svg.")] = "png",
+) -> None:  # fmt: skip
+    """Draw a recipe's figure from its results, or pictures with boxes from a run.
+
+    bench plot har-table1 --tier mini
+
+    bench plot detections har-table1/baseline --tier mini --data ~/mydata
+    """
+    from benchsuite.report.draw import plot_detections, plot_results
+    from benchsuite.store import Store
+
+    if name == "detections":
+        recipe, _, row = target.partition("/")
+        if not row:
+            raise InputError(f"plot detections '{target}': needs RECIPE/ROW; for instance har-table1/baseline")
+        planned = _plan([recipe], tier, row, seeds, data, data_root, sets)
+        files = [plot_detections(planned, Store(store), out, images, form)]
+    else:
+        files = plot_results(name, tier, out, form)
+    for file in files:
+        print(file)
+
+
+@data_app.command()
+def verify(
+    recipe: Annotated[str, typer.Argument(help="Recipe whose dataset to check.", autocompletion=complete)] = "",
+    tier: Tier = "paper", data: Data = None, data_root: DataRoot = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Count images and boxes; find missing and undecodable files, degenerate boxes, unknown classes.
+
+    bench data verify --data ~/coco
+
+    bench data verify har-table1 --data-root /data
+    """
+    from benchsuite.data.locate import open_folder
+    from benchsuite.data.verify import verify as verify_data
+    from benchsuite.report.listing import print_verified
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    if recipe:
+        splits = _plan([recipe], tier, "", "", data, data_root, None).rows[0].pipeline.data
+        checked = [splits.cut("train"), splits.cut("val")]
+    elif data is not None:
+        checked = list(open_folder(data))
+    else:
+        raise InputError("data verify: needs a recipe id or --data DIR; for instance bench data verify --data ~/coco")
+    reports = [verify_data(split) for split in checked]
+    _print_json([report.form() for report in reports]) if as_json else print_verified(reports)
+    raise typer.Exit(1 if any(report.problems for report in reports) else 0)
+
+
+@app.command()
+def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = False) -> None:
+    """Check this machine: packages, devices, datasets, weights, disk.
+
+    bench doctor --json
+    """
+    from benchsuite.environment import doctor as examine
+    from benchsuite.report.listing import print_checks
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    checks = examine(store)
+    _print_json([check.form() for check in checks]) if as_json else print_checks(checks)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line and an exit code."""
+    try:
+        app()
+    except BenchError as error:
+        sys.exit(_complain(error, error.exit_code))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.exit(_complain(what, 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted; what was finished is kept", 130))
+
+
+def _complain(what: Any, code: int) -> int:
+    print(f"bench: {what}", file=sys.stderr)
+    return code

@@ -1,0 +1,171 @@
+"""From an opened split to padded batches: `batches[i]` is a pure function of (seed, i), on any number of workers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+
+from benchsuite.data.batch import Batch
+from benchsuite.data.cache import reader
+from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.transforms import Augment, Input, mixed, sample_rng, split_at_resize
+from benchsuite.errors import InputError
+
+Sample = tuple[Tensor, Tensor, Tensor]  # uint8 [3, H, W], float32 [m, 4], int64 [m]
+
+
+class Samples:
+    """Single images with their boxes, resized and augmented. Crowd and difficult boxes are left out (Detectron)."""
+
+    def __init__(self, data: DetectionSet, resize: Input, augment: Sequence[Augment], cache: Path | None) -> None:
+        self.data, self.resize = data, resize
+        self.before, self.after = split_at_resize(augment)
+        self.read = reader(data, None if self.before else resize, cache)
+        self.kept = ~(data.crowd | data.difficult)
+
+    def get(self, index: int) -> Sample:
+        """Image `index` as the cache holds it, boxes in its pixels."""
+        rows = self.data.rows(index)
+        kept = self.kept[rows]
+        image = self.read(index)
+        boxes = torch.from_numpy(self.data.boxes[rows][kept]).float()
+        labels = torch.from_numpy(self.data.labels[rows][kept])
+        return image, scaled(boxes, tuple(self.data.sizes[index]), image.shape[-2:]), labels
+
+    def augmented(self, index: int, seed: int, epoch: int) -> Sample:
+        """Image `index` with the random changes of this epoch."""
+        sample = self.get(index)
+        if not self.before and not self.after:
+            return sample
+        with sample_rng(seed, epoch, index):
+            for transform in self.before:
+                sample = _apply(transform, sample)
+            if self.before:
+                image = self.resize.resize(sample[0])
+                sample = image, scaled(sample[1], sample[0].shape[-2:], image.shape[-2:]), sample[2]
+            for transform in self.after:
+                sample = _apply(transform, sample)
+        return sample
+
+    def collate(self, indices: Sequence[int], samples: Sequence[Sample]) -> Batch:
+        """Pad to the largest image, rounded up to `multiple`, and to the most boxes, at least one."""
+        multiple = self.resize.multiple
+        sizes = torch.tensor([image.shape[-2:] for image, _, _ in samples])
+        height, width = ((sizes.amax(0) + multiple - 1) // multiple * multiple).tolist()
+        most = max(1, *(len(labels) for _, _, labels in samples))
+        images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+        boxes = torch.zeros(len(samples), most, 4)
+        labels = torch.full((len(samples), most), -1)
+        for row, (image, its_boxes, its_labels) in enumerate(samples):
+            images[row, :, : image.shape[-2], : image.shape[-1]] = image
+            boxes[row, : len(its_boxes)] = its_boxes
+            labels[row, : len(its_labels)] = its_labels
+        chosen = np.asarray(indices)
+        originals = torch.from_numpy(self.data.sizes[chosen].astype(np.int64))
+        return Batch(images, sizes, originals, torch.from_numpy(self.data.image_ids[chosen]), boxes, labels)
+
+
+class Batches(Dataset[Batch]):
+    """`iterations` training batches of `batch` images that have boxes.
+
+    An epoch is a permutation drawn from (seed, epoch), cut to whole batches and grouped into landscape and portrait
+    so that little is padded; its batches then come in random order. Sets smaller than a batch repeat images.
+    """
+
+    def __init__(
+        self,
+        data: DetectionSet,
+        input: Input,
+        augment: Sequence[Augment],
+        batch: int,
+        seed: int,
+        iterations: int,
+        cache: Path | None,
+    ) -> None:
+        self.samples = Samples(data, input, augment, cache)
+        self.batch, self.seed, self.iterations = batch, seed, iterations
+        boxes = np.concatenate([[0], np.cumsum(self.samples.kept)])
+        self.usable = np.flatnonzero(boxes[data.offsets[1:]] > boxes[data.offsets[:-1]])
+        if not len(self.usable):
+            raise InputError(f"{data.name}: none of its {len(data)} images has a box to train on; choose another split")
+        self.portrait = data.sizes[:, 0] > data.sizes[:, 1]
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return self.iterations
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.usable) // self.batch)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of the images of each batch of an epoch, int64 [per_epoch, batch]."""
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
+            shuffled = self.usable[torch.randperm(len(self.usable), generator=generator).numpy()]
+            chosen = np.resize(shuffled, self.per_epoch * self.batch)
+            grouped = chosen[np.argsort(self.portrait[chosen], kind="stable")].reshape(-1, self.batch)
+            self._order = epoch, grouped[torch.randperm(self.per_epoch, generator=generator).numpy()]
+        return self._order[1]
+
+    def __getitem__(self, iteration: int) -> Batch:
+        if not 0 <= iteration < self.iterations:
+            raise IndexError(f"iteration {iteration} of {self.iterations}")
+        epoch, step = divmod(iteration, self.per_epoch)
+        indices = [int(index) for index in self.order(epoch)[step]]
+        return self.samples.collate(indices, [self.samples.augmented(index, self.seed, epoch) for index in indices])
+
+
+class EvalBatches(Dataset[Batch]):
+    """All images in their order, `batch` at a time, the last batch as short as need be; nothing random."""
+
+    def __init__(self, data: DetectionSet, input: Input, batch: int, cache: Path | None) -> None:
+        self.samples = Samples(data, input, (), cache)
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return -(-len(self.samples.data) // self.batch)
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < len(self):
+            raise IndexError(f"batch {step} of {len(self)}")
+        indices = range(step * self.batch, min((step + 1) * self.batch, len(self.samples.data)))
+        return self.samples.collate(indices, [self.samples.get(index) for index in indices])
+
+
+def loader(batches: Dataset[Batch], start: int, stop: int, workers: int = 0) -> Iterator[Batch]:
+    """Batches `start` to `stop - 1` in order, made ahead by `workers` processes; 0 makes them here.
+
+    The global generator is left alone. A daemonic process must keep to 0: it may not start others.
+    """
+    if not workers:
+        return (batches[iteration] for iteration in range(start, stop))
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            generator=torch.Generator(),
+            multiprocessing_context="fork",  # shares the memory-mapped cache
+        )
+    )
+
+
+def scaled(boxes: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """xyxy boxes [m, 4] of an image of `old` (height, width) in pixels of the same image resized to `new`."""
+    y, x = (after / before for after, before in zip(new, old, strict=True))
+    return boxes * boxes.new_tensor([x, y, x, y])
+
+
+def _apply(transform: torch.nn.Module, sample: Sample) -> Sample:
+    image, boxes, labels = sample
+    marked = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
+    changed = transform({"image": tv_tensors.Image(image), "boxes": marked, "labels": labels})
+    return changed["image"].as_subclass(Tensor), changed["boxes"].as_subclass(Tensor), changed["labels"]

@@ -1,0 +1,105 @@
+"""Decoded and resized images of one split in one flat memory-mapped file, made once and shared by all jobs of a store.
+
+The file holds the bytes of uint8 [3, H, W] images one after another; shapes follow from the annotated sizes and the
+resize, so nothing else needs to be stored, and a file of another length is not this cache and is made again.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.transforms import Input
+from benchsuite.errors import BenchError, InputError
+from benchsuite.settings import canonical, content_key
+
+LIMIT = 4 * 2**30  # bytes; a larger split is decoded anew each time
+
+Reader: TypeAlias = Callable[[int], Tensor]
+
+
+def reader(data: DetectionSet, resize: Input | None, folder: Path | None, limit: int = LIMIT) -> Reader:
+    """Index -> uint8 [3, H, W] after `resize` (None: as read), from the cache in `folder` where that pays.
+
+    InputError naming the file where an image cannot be decoded or is not of its annotated size.
+    """
+    shapes = _shapes(data, resize)
+    offsets = np.concatenate([[0], np.cumsum(3 * shapes[:, 0] * shapes[:, 1])])
+    size = int(offsets[-1])
+
+    def decode(index: int) -> Tensor:
+        return _decode(data, resize, index)
+
+    if folder is None or not data.fingerprint or not 0 < size <= limit:
+        return decode
+    path = folder / f"{_key(data, resize)}.images"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            if not path.exists() or path.stat().st_size != size:
+                _write(path, decode, offsets)
+    except OSError as error:
+        cure = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a folder you may write"
+        raise BenchError(f"{folder}: the image cache cannot be written ({error.strerror}); {cure}") from error
+    # A private mapping: what a caller writes into an image never reaches the file.
+    pixels = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+
+    def read(index: int) -> Tensor:
+        height, width = shapes[index]
+        return pixels[offsets[index] : offsets[index + 1]].view(3, height, width)
+
+    return read
+
+
+def _shapes(data: DetectionSet, resize: Input | None) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    sizes = data.sizes.astype(np.int64)
+    if resize is None:
+        return sizes
+    return np.array([resize.target(int(h), int(w)) for h, w in sizes], dtype=np.int64).reshape(-1, 2)
+
+
+def _decode(data: DetectionSet, resize: Input | None, index: int) -> Tensor:
+    image = data.read(index)
+    if image.shape[:2] != tuple(data.sizes[index]):
+        (height, width), found = data.sizes[index], image.shape
+        raise InputError(
+            f"{data.file_names[index]}: the image is {found[1]}x{found[0]} but annotated as {width}x{height}; "
+            "correct or remove it (`bench data verify` lists all such images)"
+        )
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous() if resize is None else resize.apply(image)
+
+
+def _key(data: DetectionSet, resize: Input | None) -> str:
+    # torch is named because another release may round a resized pixel differently.
+    return content_key({"data": data.fingerprint, "input": canonical(resize), "torch": torch.__version__})
+
+
+def _write(path: Path, decode: Reader, offsets: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    """Fill a file beside `path` in order, decoding ahead on as many threads as torch uses, and move it into place."""
+    half = path.with_suffix(f".{os.getpid()}.half")
+    try:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool, half.open("wb") as file:
+            for first in range(0, len(offsets) - 1, 64):
+                for image in pool.map(decode, range(first, min(first + 64, len(offsets) - 1))):
+                    file.write(image.numpy().tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

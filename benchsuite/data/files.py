@@ -1,0 +1,178 @@
+"""What datasets of files share: where to look, how an image is read, and annotations checked and put into columns."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchsuite.data.dataset import DetectionSet
+from benchsuite.errors import InputError
+
+
+def data_root() -> Path:
+    """`$BENCH_DATA`, or `./data` where it is not set."""
+    return Path(os.environ.get("BENCH_DATA") or "data")
+
+
+def roots(name: str, folder: Path | None = None) -> list[Path]:
+    """Folders that may be dataset `name`: `folder` and `folder/name` where it is given, else the usual places."""
+    if folder is not None:
+        return [folder, folder / name]
+    root = data_root()
+    return [root / name, root, Path("data") / name, Path("datasets") / name]
+
+
+def looked_in(name: str, folder: Path | None) -> str:
+    """The places of `roots` for an error message."""
+    return str(folder) if folder is not None else f"$BENCH_DATA ({data_root()}), data/{name} and datasets/{name}"
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode to uint8 [H, W, 3], RGB, in the orientation stored; InputError naming the file where that fails."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the image is missing; restore it or correct the annotations") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: the image cannot be decoded ({_one_line(error)}); restore or remove it") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Index -> decoded image, from a list of files."""
+
+    paths: tuple[Path, ...]
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]."""
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Annotations as written, not yet checked: N images, T boxes in any order; see `DetectionSet` for the columns.
+
+    owners    int64 [T] index of the image, -1 where it is unknown
+    labels    int64 [T] index of the class, -1 where it is unknown
+    describe  row -> which annotation this is, for messages
+    found     (sort, one line) of every mistake met while reading (equal ids, files that cannot be parsed)
+    """
+
+    name: str
+    file: Path
+    classes: tuple[str, ...]
+    category_ids: NDArray[np.int64]
+    image_ids: NDArray[np.int64]
+    file_names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    sizes: NDArray[np.int32]
+    boxes: NDArray[np.float64]
+    owners: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+    describe: Callable[[int], str] = field(repr=False)
+    fingerprint: str = ""
+    found: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """Boxes without area, bool [T]."""
+        return ~((self.boxes[:, 2] > self.boxes[:, 0]) & (self.boxes[:, 3] > self.boxes[:, 1]))
+
+    @property
+    def limits(self) -> NDArray[np.float64]:
+        """Width, height, width, height of each box's image, [T, 4]."""
+        return np.tile(self.sizes[self.owners][:, ::-1], 2).astype(np.float64)
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Boxes with area, of a known image, that lie wholly outside it, bool [T]."""
+        if not len(self.boxes) or not len(self.sizes):
+            return np.zeros(len(self.boxes), dtype=bool)
+        beyond = (self.boxes[:, :2] >= self.limits[:, :2]).any(1) | (self.boxes[:, 2:] <= 0).any(1)
+        return beyond & ~self.empty & (self.owners >= 0)
+
+
+@runtime_checkable
+class HasRaw(Protocol):
+    """A dataset whose annotations can be looked at before they are checked."""
+
+    def raw(self) -> Raw:
+        """The annotations as written."""
+
+
+def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
+    """(sort of mistake, one line) of everything that keeps a dataset from being used."""
+    yield from raw.found
+    for row in map(int, np.flatnonzero(raw.owners < 0)):
+        yield "unknown images", f"{raw.describe(row)}: its image is not in the list of images; correct or remove it"
+    for row in map(int, np.flatnonzero(raw.labels < 0)):
+        yield "unknown classes", f"{raw.describe(row)}: its class is not in the list of classes; correct or remove it"
+    for row in map(int, np.flatnonzero(~np.isfinite(raw.boxes).all(1))):
+        yield "boxes not finite", f"{raw.describe(row)}: box {raw.boxes[row].tolist()} is not finite; correct it"
+    for row in map(int, np.flatnonzero(raw.outside)):
+        height, width = raw.sizes[raw.owners[row]]
+        box = [round(float(side), 2) for side in raw.boxes[row]]
+        yield (
+            "boxes outside",
+            f"{raw.describe(row)}: box {box} (x1, y1, x2, y2) lies wholly outside its image "
+            f"{raw.file_names[raw.owners[row]]} of {width}x{height}; correct or remove it",
+        )
+
+
+def checked(raw: Raw) -> DetectionSet:
+    """Boxes without area dropped and counted, the others clipped to their image and sorted by it.
+
+    InputError at the first mistake.
+    """
+    first = next(mistakes(raw), None)
+    if first is not None:
+        raise InputError(f"{raw.file}: {first[1]}")
+    if not len(raw.image_ids):
+        raise InputError(f"{raw.file}: lists no image; choose another file or split")
+    rows = np.flatnonzero(~raw.empty)
+    rows = rows[np.argsort(raw.owners[rows], kind="stable")]
+    return DetectionSet(
+        name=raw.name,
+        classes=raw.classes,
+        image_ids=raw.image_ids,
+        file_names=raw.file_names,
+        sizes=raw.sizes,
+        boxes=np.clip(raw.boxes, 0, raw.limits)[rows],
+        labels=raw.labels[rows],
+        areas=raw.areas[rows],
+        crowd=raw.crowd[rows],
+        difficult=raw.difficult[rows],
+        offsets=np.searchsorted(raw.owners[rows], np.arange(len(raw.image_ids) + 1)).astype(np.int64),
+        category_ids=raw.category_ids,
+        read=ImageFiles(raw.paths),
+        fingerprint=raw.fingerprint,
+        dropped=int(raw.empty.sum()),
+    )
+
+
+def fingerprint(annotations: Iterable[bytes], images: Iterable[Path]) -> str:
+    """SHA-256, 24 digits, over annotation texts and the names and sizes on disk of the images (-1 where missing)."""
+    digest = hashlib.sha256()
+    for text in annotations:
+        digest.update(hashlib.sha256(text).digest())
+    for path in images:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1
+        digest.update(f"{path.name} {size}\n".encode())
+    return digest.hexdigest()[:24]

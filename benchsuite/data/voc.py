@@ -1,0 +1,201 @@
+"""PASCAL VOC (Everingham et al. 2010) and any VOCdevkit: XML annotations, JPEGImages, lists in ImageSets/Main.
+
+VOC counts pixels from 1 and includes the last one; boxes here are (xmin - 1, ymin - 1, xmax, ymax), so that width and
+height are the inclusive ones (as Detectron reads them).
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from benchsuite.data.dataset import DetectionData, DetectionSet
+from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
+from benchsuite.errors import InputError, MissingData
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
+ARCHIVES = {
+    **dict.fromkeys(("2007/train", "2007/val", "2007/trainval"), f"{SITE}/voc2007/VOCtrainval_06-Nov-2007.tar"),
+    "2007/test": f"{SITE}/voc2007/VOCtest_06-Nov-2007.tar",
+    **dict.fromkeys(("2012/train", "2012/val", "2012/trainval"), f"{SITE}/voc2012/VOCtrainval_11-May-2012.tar"),
+}
+
+
+class Voc(DetectionData):
+    """Splits of a VOCdevkit put together, each `YEAR/SET`: ("2007/trainval", "2012/trainval") is VOC 07+12.
+
+    The classes are VOC's 20 if every name in the annotations is one of them, or if all of them occur (other names are
+    then mistakes); else they are the names in all annotations of the devkit, sorted.
+    """
+
+    splits: tuple[str, ...] = Field(min_length=1)
+    folder: Path | None = Field(None, exclude=True)
+
+    @property
+    def name(self) -> str:
+        """`voc`, or the folder's name where one is given, and the splits."""
+        folder = self.folder.resolve() if self.folder is not None else Path("voc")
+        folder = folder.parent if folder.name == "VOCdevkit" else folder
+        return f"{folder.name} {'+'.join(self.splits)}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """VOC's 20, or the devkit's own; VOC's where the devkit is not on this machine."""
+        try:
+            return _classes(tuple(dict.fromkeys(folder / "Annotations" for folder, _ in self._found())))
+        except MissingData:
+            return CLASSES
+
+    def fingerprint(self) -> str:
+        """Hash of the annotations of the listed images, and of the images' names and sizes."""
+        return _fingerprint(tuple((folder, _listed(file)) for folder, file in self._found()))
+
+    def open(self) -> DetectionSet:
+        """Read and check the annotations."""
+        return checked(self.raw())
+
+    def raw(self) -> Raw:
+        """The annotations as written; images are numbered from 1 in the order of the lists."""
+        listed = [(folder, image) for folder, file in self._found() for image in _listed(file)]
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        sizes, rows, found = np.zeros((len(listed), 2), dtype=np.int32), [], []
+        for owner, (folder, image) in enumerate(listed):
+            try:
+                (sizes[owner], objects) = parse(folder / "Annotations" / f"{image}.xml")
+            except InputError as error:
+                found.append(("annotations", str(error).removeprefix(f"{folder.parent}/")))
+                continue
+            rows += [(owner, place, item) for place, item in enumerate(objects, 1)]
+        boxes = np.array([item.box for _, _, item in rows], dtype=np.float64).reshape(-1, 4)
+        paths = tuple(image_path(folder, image) for folder, image in listed)
+
+        def describe(row: int) -> str:
+            folder, image = listed[rows[row][0]]
+            return f"{folder.name}/Annotations/{image}.xml: object {rows[row][1]} ({rows[row][2].name})"
+
+        repeated = sorted({f"{folder.name}/{image}" for folder, image in listed if listed.count((folder, image)) > 1})
+        found += [("duplicates", f"image {name} is listed twice; list it once") for name in repeated]
+        return Raw(
+            name=self.name,
+            file=self._found()[0][0].parent,
+            classes=self.classes,
+            category_ids=np.arange(1, len(label_of) + 1),
+            image_ids=np.arange(1, len(listed) + 1),
+            file_names=tuple(path.name for path in paths),
+            paths=paths,
+            sizes=sizes,
+            boxes=boxes,
+            owners=np.array([owner for owner, _, _ in rows], dtype=np.int64),
+            labels=np.array([label_of.get(item.name, -1) for _, _, item in rows], dtype=np.int64),
+            areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+            crowd=np.zeros(len(rows), dtype=bool),
+            difficult=np.array([item.difficult for _, _, item in rows], dtype=bool),
+            describe=describe,
+            fingerprint=self.fingerprint(),
+            found=tuple(found),
+        )
+
+    def _found(self) -> list[tuple[Path, Path]]:
+        """Year folder and list file of each split."""
+        return [self._find(split) for split in self.splits]
+
+    def _find(self, split: str) -> tuple[Path, Path]:
+        year, _, name = split.partition("/")
+        kits = [kit for root in roots("voc", self.folder) for kit in (root / "VOCdevkit", root)]
+        for folder in (kit / prefixed for kit in kits for prefixed in (f"VOC{year}", year)):
+            file = folder / "ImageSets" / "Main" / f"{name}.txt"
+            if name and file.is_file():
+                return folder, file
+        there = sorted({split for kit in kits for split in splits_of(kit)})
+        found = f"; found only: {', '.join(there)}" if there else ""
+        cure = f"unpack {ARCHIVES[split]} into $BENCH_DATA" if split in ARCHIVES else "a split is named YEAR/SET"
+        raise MissingData(f"voc {split}: not in {looked_in('voc', self.folder)}{found}; {cure}")
+
+
+class Object(NamedTuple):
+    """One annotated object: class name, xyxy box, and whether VOC calls it difficult."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def parse(path: Path) -> tuple[tuple[int, int], list[Object]]:
+    """Height and width of the image, and its objects; InputError for what is not a VOC annotation.
+
+    Documents that declare a type or entities are refused: nothing VOC needs, and entities can expand without end.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the annotation is missing; restore it or take its image off the list") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); restore it") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: declares a document type or entities, which is not allowed; remove the declaration")
+    try:
+        root = ET.fromstring(text)
+        size = (int(_number(root, "size/height")), int(_number(root, "size/width")))
+        return size, [_object(item) for item in root.iter("object")]
+    except (ET.ParseError, ValueError) as error:
+        raise InputError(f"{path}: is not a VOC annotation ({error}); correct it") from error
+
+
+def _object(item: ET.Element) -> Object:
+    xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+    # A box whose corners coincide has no area: it stays so rather than become one pixel.
+    left, top = (xmin - 1 if xmax > xmin else xmax), (ymin - 1 if ymax > ymin else ymax)
+    return Object((item.findtext("name") or "").strip(), (left, top, xmax, ymax), item.findtext("difficult") == "1")
+
+
+def _number(item: ET.Element, path: str) -> float:
+    text = item.findtext(path)
+    if text is None:
+        raise ValueError(f"<{item.tag}> has no <{path.replace('/', '><')}>")
+    return float(text)
+
+
+def image_path(folder: Path, image: str) -> Path:
+    """The file of an image: `.jpg` as in VOC, another suffix where only that is there."""
+    usual = folder / "JPEGImages" / f"{image}.jpg"
+    others = (usual.with_name(image + suffix) for suffix in (".jpeg", ".JPG", ".png"))
+    return usual if usual.exists() else next((path for path in others if path.exists()), usual)
+
+
+def splits_of(kit: Path) -> Iterator[str]:
+    """`YEAR/SET` of every list in a devkit; the lists of single classes (`car_train`) are left out."""
+    for file in sorted(kit.glob("*/ImageSets/Main/*.txt")):
+        if not file.stem.startswith(tuple(f"{name}_" for name in CLASSES)):
+            yield f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}"
+
+
+def _listed(file: Path) -> tuple[str, ...]:
+    return tuple(line.split()[0] for line in file.read_text().splitlines() if line.strip())
+
+
+@cache
+def _classes(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    names: set[str] = set()
+    for kit in {folder.parents[1] for folder in folders}:
+        for path in sorted(kit.glob("*/Annotations/*.xml")):
+            try:
+                names.update(item.name for item in parse(path)[1])
+            except InputError:
+                continue  # told when its image is used
+    return CLASSES if names <= set(CLASSES) or names >= set(CLASSES) else tuple(sorted(names))
+
+
+@cache
+def _fingerprint(sets: tuple[tuple[Path, tuple[str, ...]], ...]) -> str:
+    images = [(folder, image) for folder, listed in sets for image in listed]
+    annotations = (folder / "Annotations" / f"{image}.xml" for folder, image in images)
+    texts = (path.read_bytes() if path.exists() else b"" for path in annotations)
+    return fingerprint(texts, (image_path(folder, image) for folder, image in images))

@@ -1,0 +1,95 @@
+"""A job: one piece of work with settings, inputs that are other jobs, and a key; what it gets and what it leaves."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from benchsuite.settings import Json, Part, canonical, content_key
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a finished job left in the store: a folder of files, and `metrics.json` where it measured something."""
+
+    key: str
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    @cached_property
+    def metrics(self) -> dict[str, float | None]:
+        file = self.folder / "metrics.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running job; `total` 0 when the amount is unknown."""
+
+    done: int
+    total: int
+    unit: str = "iterations"
+    loss: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a job may use while it works.
+
+    `folder` becomes the artifact when `do` returns; `partial` outlives a kill and is where checkpoints go;
+    `cache` is shared by all jobs of a store (decoded images). `stop()` is true once the user asked to stop: the job
+    then leaves a checkpoint and raises `Interrupted`.
+    """
+
+    folder: Path
+    partial: Path
+    cache: Path
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+    checkpoint_every: int = 500
+    report: Callable[[Progress], None] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+
+    def write_metrics(self, metrics: Mapping[str, Json]) -> None:
+        (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+class Job(Part):
+    """A piece of work. Fields that are jobs are its inputs and enter the key by their own keys; equal keys run once.
+
+    `device_bound` puts the device's name into the key (timings).
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
+    device_bound: ClassVar[bool] = False
+
+    @property
+    def inputs(self) -> dict[str, "Job"]:
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Job)}
+
+    @cached_property
+    def form(self) -> dict[str, Json]:
+        """Canonical form with inputs replaced by their keys: what the key is the hash of, kept beside the artifact."""
+        own = {name: canonical(getattr(self, name)) for name, field in type(self).model_fields.items()
+               if name not in self.inputs and not field.exclude}
+        return {"job": self.kind(), "version": self.version, "inputs": {n: j.key for n, j in self.inputs.items()}, **own}
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(self.form)
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """A few words for progress and plan, for instance `train RetinaNet seed 0`."""
+
+    @abstractmethod
+    def do(self, context: Context) -> None:
+        """Do the work: read `context.inputs`, write files into `context.folder`."""

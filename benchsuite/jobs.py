@@ -1,0 +1,229 @@
+"""The jobs every detection table is made of, and the pipeline that strings them together for one row and seed."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import ClassVar
+
+from pydantic import Field
+
+from benchsuite.data.batches import Batches, EvalBatches
+from benchsuite.data.dataset import DetectionData
+from benchsuite.data.subset import Subset
+from benchsuite.data.transforms import Augment, Input
+from benchsuite.errors import InputError
+from benchsuite.job import Context, Job
+from benchsuite.metrics.metric import Found, Metric
+from benchsuite.models.detector import Model
+from benchsuite.models.postprocess import PostProcess
+from benchsuite.predict import load_weights, predict
+from benchsuite.settings import Json, Part, Settings
+from benchsuite.timing import Timing, time_detector
+from benchsuite.train import Solver, train
+
+
+class Train(Job):
+    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`."""
+
+    data: DetectionData
+    input: Input
+    augment: tuple[Augment, ...] = ()
+    model: Model
+    solver: Solver
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"train seed {self.seed}"
+
+    def do(self, context: Context) -> None:
+        """Build from the seed, then train; the same seed gives the same start to every row."""
+        import torch
+
+        data = self.data.open()
+        torch.manual_seed(self.seed)
+        detector = self.model.build(len(data.classes))
+        solver = self.solver
+        batches = Batches(data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache)
+        train(detector, batches, solver, context, self.seed)
+
+
+class Predict(Job):
+    """Let a trained model detect on one split. Leaves `detections.safetensors`."""
+
+    train: Train
+    data: DetectionData
+    input: Input
+    post: PostProcess
+    batch: int = Field(1, ge=1)
+
+    @property
+    def label(self) -> str:
+        return f"predict seed {self.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Load the weights and run over the split in order."""
+        data = self.data.open()
+        detector = self.train.model.build(len(data.classes))
+        load_weights(detector, context.inputs["train"].path("weights.safetensors"))
+        batches = EvalBatches(data, self.input, self.batch, context.cache)
+        solver = self.train.solver
+        predict(detector, batches, data, self.post, context, solver.precision, solver.channels_last)
+
+
+class Score(Job):
+    """Score saved detections. Leaves `metrics.json`."""
+
+    predict: Predict
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        return f"score seed {self.predict.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Read ground truth and detections, and let the metric count."""
+        found = Found.load(context.inputs["predict"].path("detections.safetensors"))
+        context.write_metrics(self.metric.score(self.predict.data.open(), found))
+
+
+class Difference(Job):
+    """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
+    column. Leaves `metrics.json` with difference, low and high (95 %)."""
+
+    first: Predict
+    second: Predict
+    metric: Metric
+    column: str
+
+    @property
+    def label(self) -> str:
+        return f"difference on {self.column} seed {self.first.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Draw images with replacement, the same ones for both."""
+        first, second = (
+            Found.load(context.inputs[name].path("detections.safetensors")) for name in ("first", "second")
+        )
+        found = self.metric.paired(self.first.data.open(), second, first, self.column)
+        context.write_metrics({} if found is None else asdict(found))
+
+
+class Time(Job):
+    """Time a model's forward pass and post-processing on this device; weights do not matter. Leaves `metrics.json`
+    and the raw samples."""
+
+    device_bound: ClassVar[bool] = True
+
+    model: Model
+    classes: int
+    input: Input
+    post: PostProcess
+    timing: Timing
+
+    @property
+    def label(self) -> str:
+        return "time"
+
+    def do(self, context: Context) -> None:
+        """Build from a fixed seed and measure."""
+        import torch
+
+        torch.manual_seed(0)
+        time_detector(self.model.build(self.classes), self.input.frame, self.post, self.timing, context)
+
+
+class Splits(Settings):
+    """The two splits a table needs, each cut to a number of images where a limit is given."""
+
+    train: DetectionData
+    val: DetectionData
+    train_limit: int | None = None
+    val_limit: int | None = None
+
+    def cut(self, split: str) -> DetectionData:
+        """The split as it is used."""
+        data: DetectionData = getattr(self, split)
+        limit: int | None = getattr(self, f"{split}_limit")
+        return data if limit is None else Subset(of=data, limit=limit)
+
+
+class Pipeline(Part):
+    """Slot: everything a row of a table is, resolved; it knows which jobs make the row's numbers."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
+
+    data: Splits
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """Name of the evaluation protocol, shown with every number."""
+
+    @abstractmethod
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The last jobs of the row for one seed, by name; their artifacts' metrics fill the row's columns."""
+
+    def difference(self, other: "Pipeline", seed: int, column: str) -> Job | None:
+        """The job that tells how sure this row minus `other` is on a column, where the metric can."""
+        return None
+
+    @abstractmethod
+    def inspect(self) -> dict[str, Json]:
+        """What the model costs, told without training: parameters, macs, input, anchors."""
+
+
+class Detection(Pipeline):
+    """Train → Predict → Score, and Time where it is asked for."""
+
+    input: Input
+    augment: tuple[Augment, ...] = ()
+    model: Model
+    solver: Solver
+    post: PostProcess = PostProcess()
+    eval_batch: int = Field(1, ge=1)
+    metric: Metric
+    timing: Timing | None = None
+
+    @property
+    def protocol(self) -> str:
+        return self.metric.protocol
+
+    def predict(self, seed: int) -> Predict:
+        """The row's detections for one seed."""
+        data, val = self.data.cut("train"), self.data.cut("val")
+        if data.classes != val.classes:
+            raise InputError(f"data: {data.name} has {len(data.classes)} classes and {val.name} {len(val.classes)}; "
+                             "train and val need the same classes in the same order")
+        fit = Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
+        return Predict(train=fit, data=val, input=self.input, post=self.post, batch=self.eval_batch)
+
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        seen = self.predict(seed)
+        last: dict[str, Job] = {"score": Score(predict=seen, metric=self.metric)}
+        if self.timing is not None:
+            last["time"] = Time(
+                model=self.model, classes=len(seen.data.classes), input=self.input, post=self.post, timing=self.timing
+            )
+        return last
+
+    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+        if not isinstance(other, Detection) or column not in self.metric.paired_columns:
+            return None
+        return Difference(first=self.predict(seed), second=other.predict(seed), metric=self.metric, column=column)
+
+    def inspect(self) -> dict[str, Json]:
+        import torch
+
+        from benchsuite.models.cost import macs, parameters
+
+        height, width = self.input.frame
+        with torch.device("meta"):
+            detector = self.model.build(len(self.data.val.classes))
+            image = torch.empty(1, 3, height, width)
+        return {
+            "parameters": parameters(detector),
+            "macs": macs(detector, image),
+            "input": [3, height, width],
+            "anchors": detector.anchor_count(height, width),
+        }

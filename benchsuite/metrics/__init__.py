@@ -1,0 +1,1 @@
+"""Evaluators: saved detections and ground truth in, numbers out."""

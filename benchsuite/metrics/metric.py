@@ -1,0 +1,121 @@
+"""What every detection metric takes, the saved detections of one split, and what it gives back."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from benchsuite.data.dataset import DetectionSet
+from benchsuite.errors import BenchError, InputError
+from benchsuite.settings import Json, Part
+
+COLUMNS = ("image_ids", "boxes", "scores", "labels")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of AP points (0–100) and the 95 % interval of its paired bootstrap."""
+
+    low: float
+    high: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """D detections of one split, in any order.
+
+    image_ids int64 [D]        as in the annotation file
+    boxes     floating [D, 4]  xyxy in pixels of the original image
+    scores    floating [D]
+    labels    int64 [D]        0-based class
+    """
+
+    image_ids: NDArray[np.int64]
+    boxes: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        number = len(self.scores)
+        shapes = [getattr(self, name).shape for name in COLUMNS]
+        if shapes != [(number,), (number, 4), (number,), (number,)]:
+            raise BenchError(f"detections: columns of unlike length {shapes}; save image_ids, boxes, scores and labels")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def load(cls, path: Path) -> "Found":
+        """Read `detections.safetensors`; BenchError where it is absent, truncated or lacks a column."""
+        try:
+            columns = load_file(path)
+            return cls(**{name: columns[name] for name in COLUMNS})
+        except FileNotFoundError:
+            raise BenchError(f"{path}: no such file; predict first") from None
+        except (SafetensorError, KeyError) as error:
+            raise BenchError(f"{path}: not a whole file of detections ({error}); predict again") from None
+
+    def save(self, path: Path) -> None:
+        """Write the four columns as safetensors."""
+        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in COLUMNS}, path)
+
+    def check(self, data: DetectionSet) -> None:
+        """InputError, naming the value, where a detection cannot belong to `data` or cannot be ranked."""
+        strange = ~np.isin(self.image_ids, data.image_ids)
+        if strange.any():
+            raise InputError(f"detections: image id {self.image_ids[strange][0]} is not in {data.name}; {_SPLIT}")
+        strange = (self.labels < 0) | (self.labels >= len(data.classes))
+        if strange.any():
+            known = f"the {len(data.classes)} of {data.name}"
+            raise InputError(f"detections: class {self.labels[strange][0]} is none of {known}; {_SPLIT}")
+        finite = {"scores": np.isfinite(self.scores), "boxes": np.isfinite(self.boxes).all(axis=1)}
+        for name, fine in finite.items():
+            if not fine.all():
+                row = int(np.flatnonzero(~fine)[0])
+                raise InputError(
+                    f"detections: {name} of detection {row} (image {self.image_ids[row]}) are not finite; leave it out"
+                )
+
+
+_SPLIT = "detect on the split that is scored"
+
+
+class Metric(Part):
+    """Slot: how detections of a split become numbers.
+
+    Results of unlike `protocol` measure unlike things and are never compared.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.metrics",)
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """Name of the rules, for instance `coco` or `voc07`; part of every result."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The numbers that `score` gives, in a table's order."""
+
+    @property
+    def paired_columns(self) -> tuple[str, ...]:
+        """Columns that `paired` can compare; none by default."""
+        return ()
+
+    def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> "Interval | None":
+        """How sure `b` minus `a` is over the images of this split; None where it cannot be told."""
+        return None
+
+    @abstractmethod
+    def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
+        """`protocol`, one number (0–100, None where undefined) a column, and `per_class`: class name -> number.
+
+        InputError where the detections do not fit the data.
+        """

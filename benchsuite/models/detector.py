@@ -1,0 +1,45 @@
+"""The contract between a detector and the loops that train it and let it predict."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from benchsuite.data.batch import Batch, Detections
+from benchsuite.settings import Part
+
+if TYPE_CHECKING:
+    from benchsuite.models.postprocess import PostProcess
+
+
+class Detector(nn.Module, ABC):
+    """A detector for K foreground classes (background is not counted)."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name; their sum is minimised."""
+
+    @abstractmethod
+    def detect(self, batch: Batch, post: "PostProcess") -> Detections:
+        """Detections in pixels of the resized images; the batch's boxes and labels are not looked at."""
+
+
+class Model(Part):
+    """Slot: settings of a whole detector."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def build(self, num_classes: int) -> Detector:
+        """Build it for `num_classes` foreground classes, weights drawn from the global torch generator."""
+
+
+class Backbone(Part):
+    """Slot: settings of a feature extractor. What it builds maps [B, 3, H, W] to maps of falling resolution and has
+    `channels` and `strides`, one number a map, and `mean` and `std` of the input in 0..1."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Build it, load weights, edit, freeze: in this order."""

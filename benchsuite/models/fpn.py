@@ -1,0 +1,58 @@
+"""Feature pyramid (Lin et al. 2017) with RetinaNet's two coarse levels."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from benchsuite.settings import Part
+
+
+class Neck(Part):
+    """Slot: settings of what stands between backbone and head. What it builds maps a list of maps to a list of maps."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def build(self, channels: Sequence[int], strides: Sequence[int]) -> "Levels":
+        """Build it for the backbone's maps with these channels and strides, from fine to coarse."""
+
+
+class Levels(nn.Module):
+    """A neck at work: its levels have `channels` channels, all alike, and `strides`, from fine to coarse."""
+
+    channels: int
+    strides: tuple[int, ...]
+
+
+class Fpn(Neck):
+    """P3–P7 from C3–C5: 1×1 laterals, nearest 2× top-down, a 3×3 on each; P6 = 3×3 stride 2 on C5, P7 = 3×3 stride 2
+    on ReLU(P6)."""
+
+    channels: PositiveInt = 256
+
+    def build(self, channels: Sequence[int], strides: Sequence[int]) -> "Pyramid":
+        """Build it for C3–C5 or any other maps of which each is half the one before."""
+        return Pyramid(channels, strides, self.channels)
+
+
+class Pyramid(Levels):
+    """Two levels more than the backbone has maps."""
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], channels: int) -> None:
+        super().__init__()
+        coarse = LastLevelP6P7(in_channels[-1], channels)
+        coarse.use_P5 = False  # torchvision would tap P5 wherever C5 happens to have as many channels
+        # choice: torchvision's initial weights, kaiming_uniform(a=1), which are Detectron's XavierFill. With
+        # N(0, 0.01²), which the head has, the pyramid would fade and learn slowly from scratch.
+        self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=coarse)
+        self.channels = channels
+        self.strides = (*strides, 2 * strides[-1], 4 * strides[-1])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[B, C_l, H_l, W_l] of falling resolution to [B, channels, H_l, W_l], two coarser ones added."""
+        return list(self.fpn({str(stride): level for stride, level in zip(self.strides, maps, strict=False)}).values())

@@ -1,0 +1,196 @@
+"""RetinaNet: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002.
+
+    sec. 4 "Anchors"          PyramidAnchors, Matcher
+    sec. 4 "… Subnet"         Head
+    sec. 3.2, eq. 5           FocalLoss
+    sec. 4.1                  RetinaNetDetector (inference, initialisation)
+
+Shapes: B images, N all anchors of all levels, A anchors in a cell, K classes, M boxes in an image, P foreground anchors.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from benchsuite.data.batch import Batch, Detections
+from benchsuite.models.anchors import PyramidAnchors
+from benchsuite.models.boxes import clip, decode, encode
+from benchsuite.models.detector import Backbone, Detector, Model
+from benchsuite.models.fpn import Fpn, Neck
+from benchsuite.models.losses import FocalLoss, SmoothL1
+from benchsuite.models.matcher import Matcher
+from benchsuite.models.postprocess import PostProcess, select
+from benchsuite.models.resnet import ResNet
+from benchsuite.settings import Part
+
+
+class DenseHead(Part):
+    """Slot: settings of what predicts classes and boxes at every cell of a pyramid. What it builds maps a list of maps
+    to cls_logits [B, N, K] and bbox_regression [B, N, 4], level by level, row by row, anchor by anchor."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def build(self, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int) -> nn.Module:
+        """Build it for maps of `in_channels`, one a stride, with `anchors` anchors in a cell."""
+
+
+class Head(DenseHead):
+    """Two towers of `depth` 3×3 convolutions with ReLU, for classes and for boxes, shared by all levels.
+
+    `prior` is the probability that every anchor starts with for every class.
+    """
+
+    channels: PositiveInt = 256
+    depth: PositiveInt = 4
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+    def build(self, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int) -> "RetinaNetHead":
+        return RetinaNetHead(self, in_channels, anchors, num_classes)
+
+
+class RetinaNetHead(nn.Module):
+    """Towers and predictors; a paper's head changes `towers`."""
+
+    def __init__(self, settings: Head, in_channels: int, anchors: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.cls_tower = tower(in_channels, settings.channels, settings.depth)
+        self.box_tower = tower(in_channels, settings.channels, settings.depth)
+        self.cls_logits = conv3x3(settings.channels, anchors * num_classes)
+        self.bbox_regression = conv3x3(settings.channels, anchors * 4)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - settings.prior) / settings.prior))
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """cls_logits [B, N, K] and bbox_regression [B, N, 4] of maps [B, C, H_l, W_l]."""
+        cls_levels, box_levels = self.towers(levels)
+        cls_logits = [by_anchor(self.cls_logits(level), self.num_classes) for level in cls_levels]
+        bbox_regression = [by_anchor(self.bbox_regression(level), 4) for level in box_levels]
+        return torch.cat(cls_logits, dim=1), torch.cat(bbox_regression, dim=1)
+
+    def towers(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What the class and the box predictor see of each level."""
+        return [self.cls_tower(level) for level in levels], [self.box_tower(level) for level in levels]
+
+
+def conv3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Conv2d:
+    """A 3×3 convolution that keeps the map's size, weights from N(0, 0.01²), bias 0 (RetinaNet, sec. 4.1)."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
+    """`depth` times 3×3 convolution and ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [conv3x3(in_channels, channels), nn.ReLU(inplace=True)]
+        in_channels = channels
+    return nn.Sequential(*layers)
+
+
+def by_anchor(predicted: Tensor, size: int) -> Tensor:
+    """[B, A · size, H, W] to [B, H · W · A, size]; a view where the map is channels_last."""
+    return predicted.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, size))
+
+
+class RetinaNet(Model):
+    """A dense detector: backbone, neck, head, anchors, and how it learns."""
+
+    backbone: Backbone = ResNet()
+    neck: Neck = Fpn()
+    head: DenseHead = Head()
+    anchors: PyramidAnchors = PyramidAnchors()
+    matcher: Matcher = Matcher()
+    classification: FocalLoss = FocalLoss()
+    bbox_regression: SmoothL1 = SmoothL1()
+
+    def build(self, num_classes: int) -> "RetinaNetDetector":
+        return RetinaNetDetector(self, num_classes)
+
+
+class RetinaNetDetector(Detector):
+    """Built from `RetinaNet` for K = `num_classes` classes."""
+
+    def __init__(self, settings: RetinaNet, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = settings.backbone.build()
+        self.neck = settings.neck.build(self.backbone.channels, self.backbone.strides)
+        self.head = settings.head.build(self.neck.channels, self.neck.strides, settings.anchors.per_cell, num_classes)
+        self.anchors = settings.anchors
+        self.matcher = settings.matcher
+        self.classification = settings.classification
+        self.box_loss = settings.bbox_regression
+        mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Focal loss and box loss, each divided by the foreground anchors of the batch, in float32."""
+        cls_logits, bbox_regression, anchors, _ = self._predict(batch)
+        return self.losses_of(cls_logits, bbox_regression, anchors, batch.boxes, batch.labels)
+
+    def losses_of(
+        self, cls_logits: Tensor, bbox_regression: Tensor, anchors: Tensor, boxes: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of predictions [B, N, K] and [B, N, 4] at anchors [N, 4] for boxes [B, M, 4] and labels [B, M]."""
+        matches = self.matcher.match(anchors, boxes, labels)
+        images, positions = torch.nonzero(matches >= 0, as_tuple=True)
+        rows = matches[images, positions]
+        targets = matches.index_put((images, positions), labels[images, rows])
+        offsets = encode(boxes[images, rows], anchors[positions])
+        foreground = max(1, len(images))
+        return {
+            "classification": self.classification.sum(cls_logits, targets) / foreground,
+            "bbox_regression": self.box_loss.sum(bbox_regression[images, positions], offsets) / foreground,
+        }
+
+    def detect(self, batch: Batch, post: PostProcess) -> Detections:
+        """The best detections of every image; candidates are (anchor, class) pairs whose score is above the threshold,
+        at most `post.candidates` a level (RetinaNet, sec. 4.1 "Inference")."""
+        cls_logits, bbox_regression, anchors, cells = self._predict(batch)
+        found = []
+        start = 0
+        for level_logits in cls_logits.split(cells, dim=1):
+            logits, positions, labels = _best_pairs(level_logits, post.candidates)
+            found.append((logits, positions + start, labels))
+            start += level_logits.shape[1]
+        logits, positions, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        offsets = bbox_regression.gather(1, positions.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = clip(decode(offsets, anchors[positions]), batch.sizes)
+        return select(boxes, logits.sigmoid(), labels, post)
+
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """cls_logits [B, N, K], bbox_regression [B, N, 4], anchors [N, 4], and how many anchors each level has."""
+        levels = self.neck(self.backbone(self._normalised(batch)))
+        cls_logits, bbox_regression = self.head(levels)
+        maps = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        anchors = self.anchors.grid(maps, self.neck.strides, cls_logits.device)
+        cells = [height * width * self.anchors.per_cell for height, width in maps]
+        return cls_logits.float(), bbox_regression.float(), anchors, cells
+
+    def _normalised(self, batch: Batch) -> Tensor:
+        """Images with mean 0 and variance 1 as the backbone expects them, 0 in the padding."""
+        height, width = batch.images.shape[-2:]
+        rows = torch.arange(height, device=batch.images.device) < batch.sizes[:, :1]
+        columns = torch.arange(width, device=batch.images.device) < batch.sizes[:, 1:]
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        return torch.addcmul(self.shift, batch.images, self.scale) * inside
+
+
+def _best_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best (anchor, class) pairs of each image, from logits [B, N, K]: logits, anchors, classes [B, count].
+
+    The best pairs lie among the `count` anchors with the best best class, which spares sorting all N · K.
+    """
+    count_anchors = min(count, logits.shape[1])
+    anchors = logits.amax(dim=2).topk(count_anchors, dim=1).indices
+    rows = logits.gather(1, anchors.unsqueeze(-1).expand(-1, -1, logits.shape[2])).flatten(1)
+    best, pairs = rows.topk(min(count, rows.shape[1]), dim=1)
+    return best, anchors.gather(1, pairs // logits.shape[2]), pairs % logits.shape[2]

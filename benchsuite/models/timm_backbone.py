@@ -1,0 +1,91 @@
+"""Any backbone of timm that returns feature maps, among them HAR-Net's SENets."""
+
+from itertools import pairwise
+from typing import Annotated, Self
+
+import timm
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from timm.models import PretrainedCfg, get_pretrained_cfg
+from torch import Tensor, nn
+
+from benchsuite.errors import nearest
+from benchsuite.models.resnet import Features, Pretrained, cached_weights, hash_in_name
+from benchsuite.settings import Json
+
+
+class Timm(Pretrained):
+    """The model `name` of timm. HAR-Net's SENets are legacy_seresnet50, legacy_seresnet101, legacy_seresnext50_32x4d
+    and legacy_seresnext101_32x4d: ports of the SENet authors' weights.
+
+    weights      a tag of timm's, for instance in1k
+    out_indices  which of its feature maps are returned; (2, 3, 4) are C3, C4, C5 of a residual network
+    """
+
+    name: str
+    out_indices: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (2, 3, 4)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not timm.is_model(name):
+            raise ValueError(f"timm has no model '{name}'; {nearest(name, timm.list_models())}")
+        return name
+
+    @field_validator("out_indices")
+    @classmethod
+    def _rising(cls, indices: tuple[int, ...]) -> tuple[int, ...]:
+        if any(finer >= coarser for finer, coarser in pairwise(indices)):
+            raise ValueError(f"out_indices {list(indices)} do not rise; write them from fine to coarse")
+        return indices
+
+    @model_validator(mode="after")
+    def _offered(self) -> Self:
+        offered = [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]
+        if self.weights is not None and (self.weights not in offered or not self._source().url):
+            raise ValueError(f"unknown weights '{self.weights}' of {self.name}; {nearest(self.weights, offered)}")
+        return self
+
+    def _source(self) -> PretrainedCfg:
+        return get_pretrained_cfg(f"{self.name}.{self.weights}" if self.weights else self.name)
+
+    def identity(self) -> Json:
+        return None if self.weights is None else hash_in_name(self._source().url)
+
+    def build(self) -> "TimmFeatures":
+        network = self._network()
+        if self.weights is not None and not next(network.parameters()).is_meta:
+            file = cached_weights(f"{self.name} {self.weights}", self._source().url)
+            network = self._network(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+        features = TimmFeatures(network, self._source())
+        self.freeze(features.stages(), features)
+        return features
+
+    def _network(self, **weights: object) -> nn.Module:
+        network: nn.Module = timm.create_model(self.name, features_only=True, out_indices=self.out_indices, **weights)
+        return network
+
+
+class TimmFeatures(Features):
+    """A timm model that returns its feature maps."""
+
+    def __init__(self, network: nn.Module, source: PretrainedCfg) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = tuple(network.feature_info.channels())
+        self.strides = tuple(network.feature_info.reduction())
+        self.mean, self.std = source.mean, source.std
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps [B, C_l, H / stride_l, W / stride_l] (rounded up), from fine to coarse."""
+        maps: list[Tensor] = self.network(images)
+        return maps
+
+    def stages(self) -> list[nn.Module]:
+        """The layers up to each feature map, as timm names them: the stem, then each stage of blocks."""
+        ends = [info["module"] for info in self.network.feature_info.info]
+        found: list[nn.Module] = [nn.ModuleList()]
+        for name, layer in self.network.named_children():
+            found[-1].append(layer)
+            if name in ends:
+                found.append(nn.ModuleList())
+        return found[:-1]

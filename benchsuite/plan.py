@@ -1,0 +1,149 @@
+"""Recipes × rows × seeds, resolved into unique jobs in dependency order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchsuite.data.locate import open_folder
+from benchsuite.errors import InputError
+from benchsuite.job import Job
+from benchsuite.jobs import Pipeline
+from benchsuite.recipe import Claim, Recipe, Row, explain
+from benchsuite.settings import walk
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of a recipe at one tier: its resolved pipeline, and its last jobs for each seed."""
+
+    recipe: Recipe
+    row: Row
+    pipeline: Pipeline
+    jobs: Mapping[int, Mapping[str, Job]]
+
+    @property
+    def id(self) -> str:
+        return f"{self.recipe.id}/{self.row.id}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, at one tier."""
+
+    tier: str
+    rows: tuple[PlannedRow, ...]
+    overrides: tuple[str, ...] = ()
+    data_name: str = ""
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """Unique jobs by key, every job after its inputs."""
+        last = [job for planned in self.rows for jobs in planned.jobs.values() for job in jobs.values()]
+        unique: dict[str, Job] = {}
+        for job in (*last, *self.differences.values()):
+            unique |= {each.key: each for each in _with_inputs(job) if each.key not in unique}
+        return unique
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, Claim, int], Job]:
+        """The jobs that tell how sure each claim's difference is over images, by recipe, claim and seed."""
+        jobs: dict[tuple[str, Claim, int], Job] = {}
+        for recipe in {planned.recipe.id: planned.recipe for planned in self.rows}.values():
+            rows = {planned.row.id: planned for planned in self.of(recipe)}
+            for claim in recipe.claims:
+                first, second = (rows.get(row_id) for row_id in claim.rows)
+                for seed in first.jobs if first and second else ():
+                    if first and second and (job := first.pipeline.difference(second.pipeline, seed, claim.on)):
+                        jobs[recipe.id, claim, seed] = job
+        return jobs
+
+    @cached_property
+    def users(self) -> dict[str, list[str]]:
+        """Which rows (`recipe/row`) each job serves."""
+        users: dict[str, list[str]] = {key: [] for key in self.jobs}
+        for planned in self.rows:
+            keys = {each.key for last in planned.jobs.values() for job in last.values() for each in _with_inputs(job)}
+            for key in keys:
+                users[key].append(planned.id)
+        for (recipe_id, claim, _), job in self.differences.items():
+            users[job.key] = list(dict.fromkeys([*users[job.key], *(f"{recipe_id}/{row}" for row in claim.rows)]))
+        return users
+
+    def of(self, recipe: Recipe) -> tuple[PlannedRow, ...]:
+        """The planned rows of one recipe."""
+        return tuple(planned for planned in self.rows if planned.recipe.id == recipe.id)
+
+
+def _with_inputs(job: Job) -> Iterator[Job]:
+    for needed in job.inputs.values():
+        yield from _with_inputs(needed)
+    yield job
+
+
+def make_plan(
+    recipes: Sequence[Recipe],
+    tier: str,
+    *,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """Resolve the rows to run (all by default) and list their jobs.
+
+    `data` is a folder whose dataset replaces the recipe's, `overrides` are `path=value` texts.
+    InputError names file, line and key of what does not fit; two rows of a recipe that come out equal are an error
+    unless the recipe says `same_as`.
+    """
+    splits = None if data is None else dict(zip(("train", "val"), open_folder(data), strict=True))
+    planned: list[PlannedRow] = []
+    for recipe in recipes:
+        chosen = [row for row in recipe.rows if row.role == "run" and (not rows or row.id in rows)]
+        planned += [resolve(recipe, row, tier, seeds or recipe.seeds_of(tier), splits, overrides) for row in chosen]
+        _refuse_equal_rows([each for each in planned if each.recipe is recipe])
+    for name in rows:
+        if not any(each.row.id == name for each in planned):
+            recipes[0].row(name)
+            raise InputError(f"--rows {name}: is quoted from elsewhere, there is nothing to run; leave it out")
+    name = "" if data is None else data.resolve().name
+    return Plan(tier, tuple(planned), tuple(overrides), name)
+
+
+def resolve(
+    recipe: Recipe,
+    row: Row,
+    tier: str,
+    seeds: Sequence[int],
+    data: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> PlannedRow:
+    """One row with its settings validated."""
+    document = recipe.compose(row, tier, data, overrides)
+    try:
+        pipeline = Pipeline.model_validate(document.value)
+    except ValidationError as error:
+        raise explain(error, document, Pipeline) from None
+    return PlannedRow(recipe, row, pipeline, {seed: pipeline.jobs(seed) for seed in seeds})
+
+
+def _refuse_equal_rows(planned: Sequence[PlannedRow]) -> None:
+    seen: dict[frozenset[str], Row] = {}
+    for each in planned:
+        keys = frozenset(job.key for last in each.jobs.values() for job in last.values())
+        twin = seen.setdefault(keys, each.row)
+        if twin is not each.row and each.row.same_as != twin.id:
+            raise InputError(
+                f"{each.recipe.id}: rows '{twin.id}' and '{each.row.id}' come out equal; change one, or say "
+                f"`same_as: {twin.id}` in the second"
+            )
+
+
+def require_all(plan: Plan) -> None:
+    """MissingData, with what to download, if a dataset or weights file that the plan needs is not here."""
+    for planned in plan.rows:
+        for settings in walk(planned.pipeline):
+            settings.require()

@@ -1,0 +1,78 @@
+"""Prediction: run a trained detector over a split and keep its detections in pixels of the original images."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchsuite import checkpoint
+from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batches import EvalBatches, loader
+from benchsuite.data.dataset import DetectionSet
+from benchsuite.errors import Interrupted
+from benchsuite.job import Context, Progress
+from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.metrics.metric import Found
+from benchsuite.models.detector import Detector
+from benchsuite.models.postprocess import PostProcess
+
+
+def load_weights(detector: Detector, path: Path) -> None:
+    """Copy the parameters and buffers of a `weights.safetensors` into `detector`.
+
+    Raises InputError where the file cannot be read or belongs to another model.
+    """
+    cure = "train again with --force"
+    tensors, _ = checkpoint.load(path, cure)
+    checkpoint.fill(detector, tensors, path, cure)
+
+
+def predict(
+    detector: Detector,
+    batches: EvalBatches,
+    data: DetectionSet,
+    post: PostProcess,
+    context: Context,
+    precision: Precision = "fp32",
+    channels_last: bool = True,
+    workers: int = 0,
+) -> None:
+    """Detect on all `batches` of `data`; leaves `detections.safetensors` (`Found`), `metrics.json`, `timing.json`.
+
+    Raises InputError where what was found cannot belong to `data`, BenchError when memory runs out, Interrupted when
+    `context.stop()`.
+    """
+    began = time.perf_counter()
+    place_model(detector, context.device, channels_last)
+    detector.eval()
+    columns: list[tuple[Tensor, ...]] = []
+    out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.candidates or the input size")
+    with torch.inference_mode(), out_of_memory:
+        for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
+            if context.stop():
+                raise Interrupted(f"prediction stopped after batch {step - 1} of {len(batches)}; run it again")
+            placed = place(batch, context.device, channels_last)
+            with autocast(context.device, precision):
+                detections = detector.detect(placed, post)
+            columns.append(flatten(placed, detections))
+            context.report(Progress(step, len(batches), "batches"))
+    found = Found(*(torch.cat(column).numpy() for column in zip(*columns, strict=True)))
+    found.check(data)
+    found.save(context.folder / "detections.safetensors")
+    seconds = time.perf_counter() - began
+    images = int(np.unique(found.image_ids).size)
+    context.write_metrics({"images": len(data), "images_with_detections": images, "detections": len(found)})
+    timing = {"seconds": seconds, "images_per_second": len(data) / seconds}
+    (context.folder / "timing.json").write_text(json.dumps(timing) + "\n")
+
+
+def flatten(batch: Batch, detections: Detections) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """image_ids [D], boxes [D, 4] in pixels of the original images, scores [D], labels [D] without padding, on the CPU."""
+    kept = detections.labels >= 0
+    ratio = (batch.originals / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: x, y, x, y
+    boxes = (detections.boxes * ratio)[kept].float()
+    image_ids = batch.image_ids.unsqueeze(1).expand_as(kept)[kept]
+    return image_ids.cpu(), boxes.cpu(), detections.scores[kept].float().cpu(), detections.labels[kept].cpu()

@@ -1,0 +1,31 @@
+"""What the fork server imports before it forks workers, so that no job pays for it again.
+
+Pure imports only: a library that runs parallel torch operations while it is imported would leave threads that a
+forked worker waits for in vain. Importing this module outside the fork server is of no use.
+"""
+
+import ctypes
+import importlib
+import signal
+from contextlib import suppress
+
+MODULES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "hotcoco",
+    "pandas",
+    "yaml",
+    "safetensors.torch",
+    "PIL.Image",
+    "benchsuite.jobs",
+    "benchsuite.worker",
+)
+PR_SET_PDEATHSIG = 1
+
+# The server dies with the run that started it even while it is still importing; workers watch for themselves.
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+for _name in MODULES:
+    with suppress(Exception):  # what is missing or broken is reported by the job that needs it
+        importlib.import_module(_name)

@@ -1,0 +1,330 @@
+"""A recipe: one published table as data. Here only its outer form; settings inside are checked when planned."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchsuite.errors import InputError, nearest
+from benchsuite.settings import Part, find, flat_errors
+from benchsuite.yamlfile import Document, Origin, parse_value, read
+
+TIERS = ("smoke", "mini", "paper")
+
+
+class _Outer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Spread(_Outer):
+    """A published cell printed as mean ± deviation."""
+
+    mean: float
+    std: float
+
+
+Cell = float | Spread | None
+
+
+class Paper(_Outer):
+    """Where the table was published."""
+
+    id: str
+    title: str
+    cite: str
+
+
+class Column(_Outer):
+    """A column of the table: `id` is the name of the number our jobs measure."""
+
+    id: str
+    label: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    decimals: int = 1
+
+
+class Row(_Outer):
+    """One configuration, as its change to the base. `quoted` rows are printed, never run."""
+
+    id: str
+    label: str = ""
+    role: Literal["run", "quoted"] = "run"
+    cite: str = ""
+    same_as: str | None = None
+    baseline: str | None = None
+    published: Mapping[str, Cell] = Field(default_factory=dict)
+    change: Document = Field(default_factory=lambda: Document({}))
+    tiers: Mapping[str, Document] = Field(default_factory=dict)
+
+
+class Claim(_Outer):
+    """A sentence of the paper that can be checked: `better` beats `than` on a column by more than `by`, or `close`
+    is within `within` of `to`."""
+
+    on: str
+    better: str | None = None
+    than: str | None = None
+    by: float = 0.0
+    close: str | None = None
+    to: str | None = None
+    within: float | None = None
+    quote: str = ""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Claim":
+        comparison = self.better is not None and self.than is not None
+        closeness = self.close is not None and self.to is not None and self.within is not None
+        if comparison == closeness:
+            raise ValueError("a claim is {better: ROW, than: ROW, on: COLUMN} or {close: ROW, to: ROW, within: N, on: …}")
+        return self
+
+    @property
+    def rows(self) -> tuple[str, str]:
+        """The two rows the claim is about, the first minus the second being the difference."""
+        return (self.better or self.close or "", self.than or self.to or "")
+
+
+class Recipe(_Outer):
+    """One published table (or figure)."""
+
+    id: str
+    paper: Paper
+    table: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    baseline: str | None = None
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    base: Document = Field(default_factory=lambda: Document({}))
+    tiers: Mapping[str, Document] = Field(default_factory=dict)
+    origins: Document = Field(default_factory=lambda: Document({}), repr=False)
+
+    def row(self, row_id: str) -> Row:
+        """The row of that id; InputError with the nearest name."""
+        for row in self.rows:
+            if row.id == row_id:
+                return row
+        raise InputError(f"{self.id}: no row '{row_id}'; {nearest(row_id, (row.id for row in self.rows))}")
+
+    def with_row(self, row_id: str, *, like: str, change: Mapping[str, Any]) -> "Recipe":
+        """The recipe with one more row: `like` another one, with `change` laid over its settings."""
+        parent = self.row(like)
+        row = parent.model_copy(
+            update={
+                "id": row_id,
+                "label": row_id,
+                "published": {},
+                "change": parent.change.merged(Document(dict(change), {(): Origin(f"change of {row_id}", 0)})),
+            }
+        )
+        return self.model_copy(update={"rows": (*self.rows, row)})
+
+    def baseline_of(self, row: Row) -> str | None:
+        """The row that differences of `row` are taken to; None for the baseline itself and for quoted rows."""
+        chosen = row.baseline or self.baseline
+        return None if row.role == "quoted" or chosen == row.id else chosen
+
+    @cached_property
+    def column_ids(self) -> tuple[str, ...]:
+        return tuple(column.id for column in self.columns)
+
+    def seeds_of(self, tier: str) -> tuple[int, ...]:
+        """Seeds of a tier, the recipe's own where the tier names none."""
+        return tuple(self.tier(tier).value.get("seeds", self.seeds))
+
+    def tier(self, tier: str) -> Document:
+        """Settings of a tier; InputError where the recipe has no such tier."""
+        if tier not in self.tiers:
+            raise InputError(f"{self.id}: no tier '{tier}'; {nearest(tier, self.tiers)}")
+        return self.tiers[tier]
+
+    def compose(
+        self, row: Row, tier: str, data: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    ) -> Document:
+        """The row's settings: base → tier → row → the row's own part for the tier → `--data` → `--set`."""
+        settings = self.base.merged(self.tier(tier).without(frozenset({"seeds"}))).merged(row.change)
+        if tier in row.tiers:
+            settings = settings.merged(row.tiers[tier])
+        if data is not None:
+            rest = settings.at("data").without(frozenset(data))
+            chosen = rest.merged(Document(dict(data), {(name,): Origin("--data", 0) for name in data}))
+            settings = settings.without(frozenset({"data"})).merged(chosen.below("data"))
+        for override in overrides:
+            settings = settings.merged(_override(override))
+        return settings
+
+
+def _override(text: str) -> Document:
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {text}: is not PATH=VALUE; for instance --set solver.lr=0.01")
+    tree: Any = parse_value(value)
+    for key in reversed(keys):
+        tree = {key: tree}
+    return Document(tree, {tuple(keys[: n + 1]): Origin(f"--set {text}", 0) for n in range(len(keys))})
+
+
+_ROW_KEYS = frozenset(Row.model_fields) - {"change"}
+
+
+def load(file: Path) -> Recipe:
+    """Read a recipe and its parents; InputError naming file, line, key, and the nearest key there is."""
+    document = _extended(file, ())
+    outer = dict(document.value)
+    rows, columns = outer.get("rows", []), outer.get("columns", [])
+    if isinstance(rows, list):
+        outer["rows"] = [_row(document, index) for index in range(len(rows))]
+    if isinstance(columns, list):
+        outer["columns"] = [_column(document, column) for column in columns]
+    tiers = outer.get("tiers", {})
+    if isinstance(tiers, dict):
+        outer["tiers"] = {name: _mapping(document, "tiers", name) for name in tiers}
+    outer["base"] = _mapping(document, "base")
+    try:
+        recipe = Recipe.model_validate({**outer, "origins": document})
+    except ValidationError as error:
+        raise explain(error, document, Recipe) from None
+    _check_references(recipe, document)
+    return recipe
+
+
+def _extended(file: Path, below: tuple[Path, ...]) -> Document:
+    if file.resolve() in below:
+        chain = " → ".join(path.name for path in (*below, file))
+        raise InputError(f"{file.name}: `extends` goes in a circle ({chain}); take one of them out")
+    document = read(file)
+    parent = document.value.get("extends")
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise InputError(f"{document.origin(('extends',))}: `extends` takes the name of one file")
+    own = document.without(frozenset({"extends"}))
+    parent_file = file.parent / parent
+    if not parent_file.exists():
+        raise InputError(f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside "
+                         f"{file.name}")
+    return _extended(parent_file, (*below, file.resolve())).merged(own)
+
+
+def _mapping(document: Document, *path: str | int) -> Document:
+    part = document.at(*path)
+    if not isinstance(part.value, dict):
+        raise InputError(f"{document.origin(path)}: `{path[-1]}` is a mapping of settings, found {part.value!r}")
+    return part
+
+
+def _row(document: Document, index: int) -> dict[str, Any]:
+    row = _mapping(document, "rows", index)
+    outer = {name: value for name, value in row.value.items() if name in _ROW_KEYS}
+    if isinstance(outer.get("tiers"), dict):
+        outer["tiers"] = {name: _mapping(document, "rows", index, "tiers", name) for name in outer["tiers"]}
+    return outer | {"change": row.without(_ROW_KEYS)}
+
+
+def _column(document: Document, column: object) -> object:
+    entry: Any = {"id": column} if isinstance(column, str) else column
+    if isinstance(entry, dict) and "decimals" not in entry:
+        name = entry.get("id")
+        printed = [o.text for p, o in document.origins.items() if p[:1] == ("rows",) and p[2:4] == ("published", name)]
+        decimals = [len(text.partition(".")[2]) for text in printed if text.replace(".", "").lstrip("-").isdigit()]
+        entry = {**entry, "decimals": max(decimals, default=1)}
+    return entry
+
+
+def _check_references(recipe: Recipe, document: Document) -> None:
+    ids = [row.id for row in recipe.rows]
+    for index, row in enumerate(recipe.rows):
+        if ids.index(row.id) != index:
+            raise InputError(f"{document.origin(('rows', index, 'id'))}: row id '{row.id}' stands twice; rename one")
+        for column in row.published:
+            if column not in recipe.column_ids:
+                place = document.origin(("rows", index, "published", column))
+                raise InputError(f"{place}: no column '{column}'; {nearest(column, recipe.column_ids)}")
+        for other in filter(None, (row.same_as, row.baseline)):
+            _known(other, ids, document.origin(("rows", index)))
+    if recipe.baseline is not None:
+        _known(recipe.baseline, ids, document.origin(("baseline",)))
+    for tier in recipe.tiers:
+        if tier not in TIERS:
+            raise InputError(f"{document.origin(('tiers', tier))}: no tier '{tier}'; {nearest(tier, TIERS)}")
+    for index, claim in enumerate(recipe.claims):
+        for other in claim.rows:
+            _known(other, ids, document.origin(("claims", index)))
+        if claim.on not in recipe.column_ids:
+            place = document.origin(("claims", index))
+            raise InputError(f"{place}: no column '{claim.on}'; {nearest(claim.on, recipe.column_ids)}")
+
+
+def _known(row_id: str, ids: Sequence[str], place: Origin) -> None:
+    if row_id not in ids:
+        raise InputError(f"{place}: no row '{row_id}'; {nearest(row_id, ids)}")
+
+
+def explain(error: ValidationError, document: Document, settings: type[BaseModel]) -> InputError:
+    """The first mistake as one line: file and line, path, what was found and what would have been accepted."""
+    path, message, value = flat_errors(error)[0]
+    place, dotted = document.origin(path), ".".join(str(step) for step in path)
+    if message == "Extra inputs are not permitted":
+        accepted = sorted(set(_fields_at(settings, document, path[:-1])))
+        return InputError(f"{place}: unknown key `{dotted}`; {nearest(str(path[-1]), accepted)}")
+    if message == "Field required":
+        return InputError(f"{place}: `{dotted}` is missing; add it")
+    message = message[0].lower() + message[1:]
+    return InputError(f"{place}: `{dotted}` is {_short(value)}: {message}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _fields_at(settings: type[BaseModel], document: Document, path: tuple[str | int, ...]) -> Iterator[str]:
+    """Names of the fields that the settings at `path` take, followed through parts chosen by `kind`."""
+    current, value = _chosen(settings, document.value), document.value
+    for step in path:
+        value = value[step] if isinstance(value, (dict, list)) else {}
+        annotation: Any = current
+        if isinstance(step, str) and current is not None:
+            annotation = current.model_fields[step].annotation if step in current.model_fields else None
+        current = _chosen(annotation, value)
+    if current is not None:
+        yield from current.model_fields
+
+
+def _chosen(annotation: Any, value: Any) -> type[BaseModel] | None:
+    """The settings class that a field's annotation and a value's `kind` come to."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            chosen = isinstance(value, dict) and "kind" in value and issubclass(candidate, Part)
+            return find(candidate, value["kind"]) if chosen and issubclass(candidate, Part) else candidate
+    return None
+
+
+def folder() -> Path:
+    """The recipes that ship with the project: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def available() -> dict[str, Path]:
+    """Recipe files by id (the file's name); names that begin with `_` are parents, not recipes."""
+    return {file.stem: file for file in sorted(folder().glob("*.yaml")) if not file.name.startswith("_")}
+
+
+def select(names: Sequence[str]) -> list[Recipe]:
+    """Recipes by id, glob (`har-*`) or path of a YAML file, each once; InputError with the nearest id."""
+    known = available()
+    files: dict[Path, None] = {}
+    for name in names:
+        matches = [known[recipe_id] for recipe_id in known if fnmatchcase(recipe_id, name)]
+        if not matches and name.endswith((".yaml", ".yml")):
+            matches = [Path(name)]
+        if not matches:
+            raise InputError(f"no recipe '{name}'; {nearest(name, known)}")
+        files |= dict.fromkeys(matches)
+    return [load(file) for file in files]

@@ -1,0 +1,1 @@
+"""Tables, comparisons and figures, made from results files and stored arrays alone."""

@@ -1,0 +1,252 @@
+"""What the tables say, as grids of text: one content for the terminal and for Markdown.
+
+Every measured number stands on a line marked `ours`, every published one on a line marked `paper`; a cell without a
+number shows a dash. Tier and data stand above every table.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchsuite.recipe import Column
+from benchsuite.report.compare import Cell, ClaimVerdict, Comparison, Section
+from benchsuite.report.statistics import Sample
+from benchsuite.results import Results, Row
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: its title, what a reader must know first, head and lines, and what follows below.
+
+    The first `left` columns are words, the others numbers.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    left: int
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def number(value: float | None, decimals: int) -> str:
+    """A number with its decimals, a dash for none; zero has no sign."""
+    if value is None:
+        return MISSING
+    return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}".replace("-", "−")
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """A difference: always with a sign, unless it is printed as zero."""
+    text = number(value, decimals)
+    return f"+{text}" if value is not None and round(value, decimals) > 0 else text
+
+
+def with_deviation(summary: Sample | None, decimals: int) -> str:
+    """Mean and standard deviation over seeds; the mean alone for one seed."""
+    if summary is None or summary.deviation is None:
+        return number(summary.mean if summary else None, decimals)
+    return f"{number(summary.mean, decimals)} ±{number(summary.deviation, decimals)}"
+
+
+def with_reach(summary: Sample | None, decimals: int) -> str:
+    """Mean difference and half the width of its 95 % interval; the mean alone for one seed."""
+    if summary is None or summary.high is None:
+        return signed(summary.mean if summary else None, decimals)
+    return f"{signed(summary.mean, decimals)} ±{number(summary.high - summary.mean, decimals)}"
+
+
+def with_interval(summary: Sample | None, decimals: int) -> str:
+    """Mean difference and its 95 % interval."""
+    if summary is None or summary.low is None:
+        return signed(summary.mean if summary else None, decimals)
+    return f"{signed(summary.mean, decimals)} [{signed(summary.low, decimals)}, {signed(summary.high, decimals)}]"
+
+
+def label(column: Column) -> str:
+    """What the table prints above the column."""
+    return column.label or column.id
+
+
+def heading(results: Results) -> str:
+    """Name of the table: recipe, number and title."""
+    return f"{results.recipe}: {results.title} (Table {results.table})"
+
+
+def provenance(results: Results) -> str:
+    """Tier, data, protocol, seeds, device, commit and overrides in one line."""
+    devices = dict.fromkeys(row.device for row in results.rows if row.device)
+    environments = (results.environment, *results.earlier)
+    commits = dict.fromkeys(str(env["commit"]) for env in environments if env.get("commit"))
+    parts = [
+        f"tier {results.tier}",
+        f"data {results.data.name}" + ("" if results.data.papers_own else " (not the paper's)"),
+        f"protocol {results.protocol}",
+        ("seeds " if len(results.seeds) > 1 else "seed ") + ", ".join(map(str, results.seeds)),
+        *([f"device {', '.join(devices)}"] if devices else []),
+        *([f"commit {', '.join(commits)}"] if commits else []),
+        *([f"set {', '.join(results.overrides)}"] if results.overrides else []),
+    ]
+    return " · ".join(parts)
+
+
+def meaning(results: Results) -> str:
+    """What the numbers do and do not mean, in one sentence."""
+    if results.tier == "smoke":
+        return "smoke: numbers mean nothing; they show that the whole path runs."
+    if results.tier == "mini":
+        return "mini: a small experiment; signs and sizes of differences may be compared with the paper's, values not."
+    if not results.data.papers_own:
+        return "Other data or settings than the paper's: differences may be compared with the paper's, values not."
+    return "The paper's data and settings: values may be compared with the paper's."
+
+
+def grids(comparison: Comparison) -> list[Grid]:
+    """Every table of a comparison, in reading order."""
+    found: list[Grid] = []
+    for group in comparison.groups:
+        for section in group:
+            found += [grid for grid in (_values(section), _differences(section), _claims(section)) if grid.lines]
+        if len(group) > 1:
+            found += list(_side_by_side(group))
+    return found
+
+
+def footnotes(results: Results) -> tuple[list[str], dict[str, str]]:
+    """Numbered remarks (deviations, reasons, citations), and for each row its name with their marks.
+
+    What holds for every measured row is said once and marks none.
+    """
+    measured = [row for row in results.rows if row.measured]
+    common = [text for text in (measured[0].deviations if measured else ())
+              if all(text in row.deviations for row in measured)]  # fmt: skip
+    remarks: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for row in results.rows:
+        texts = [*(text for text in row.deviations if text not in common), *filter(None, (row.reason, row.cite))]
+        marks = ",".join(str(remarks.setdefault(text, len(remarks) + 1)) for text in texts)
+        names[row.id] = row.name + _status(results, row) + (f" [{marks}]" if marks else "")
+    return [*(f"All rows: {text}" for text in common), *(f"[{n}] {text}" for text, n in remarks.items())], names
+
+
+def _status(results: Results, row: Row) -> str:
+    if row.status == "partial":
+        most = max((sum(value is not None for value in cell.values) for cell in row.measured.values()), default=0)
+        return f" ({most} of {len(results.seeds)} seeds)"
+    return {"failed": " (failed)", "not_run": " (not run)", "quoted": " (quoted)"}.get(row.status, "")
+
+
+def _values(section: Section) -> Grid:
+    results = section.results
+    notes, names = footnotes(results)
+    lines: list[tuple[str, ...]] = []
+    for row in results.rows:
+        cells = [(section.cells[row.id, column.id], column.decimals) for column in results.columns]
+        if row.role == "run":
+            lines.append((names[row.id], "ours", *(with_deviation(cell.measured, d) for cell, d in cells)))
+        if row.published:
+            name = "" if row.role == "run" else names[row.id]
+            lines.append((name, "paper", *(_published(cell, d) for cell, d in cells)))
+        if any(cell.fidelity for cell, _ in cells):
+            lines.append(("", "verdict", *(cell.fidelity or MISSING for cell, _ in cells)))
+    several = any(cell.measured and cell.measured.n > 1 for cell in section.cells.values())
+    return Grid(
+        title=heading(results),
+        caption=f"{provenance(results)}\n{meaning(results)}",
+        head=("", "", *(label(column) for column in results.columns)),
+        lines=tuple(lines),
+        left=2,
+        notes=(*(["± is the standard deviation over seeds."] if several else []), *notes),
+    )
+
+
+def _published(cell: Cell, decimals: int) -> str:
+    deviation = "" if cell.published_std is None else f" ±{number(cell.published_std, decimals)}"
+    return number(cell.published, decimals) + deviation
+
+
+def _differences(section: Section) -> Grid:
+    results = section.results
+    rows = [row for row in results.rows if row.baseline is not None]
+    baselines = list(dict.fromkeys(row.baseline for row in rows if row.baseline is not None))
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        cells = [(section.cells[row.id, column.id], column.decimals) for column in results.columns]
+        name = row.name if len(baselines) == 1 else f"{row.name} − {results.row(row.baseline or '').name}"
+        lines.append((name, "ours", *(with_reach(cell.difference, d) for cell, d in cells)))
+        if any(cell.published_difference is not None for cell, _ in cells):
+            lines.append(("", "paper", *(signed(cell.published_difference, d) for cell, d in cells)))
+    if section.agreements:
+        found = [section.agreements.get(column.id) for column in results.columns]
+        lines += [
+            ("same sign", "", *(f"{a.signs} of {a.signed}" if a else MISSING for a in found)),
+            ("Kendall's τ", "", *(signed(a.tau, 2) if a else MISSING for a in found)),
+        ]
+    title = f"Differences to {results.row(baselines[0]).name}" if len(baselines) == 1 else "Differences"
+    several = any(cell.difference and cell.difference.n > 1 for cell in section.cells.values())
+    note = "± is half the 95 % interval (Student's t), paired over seeds."
+    return Grid(
+        title=f"{title} ({results.tier}, {results.data.name})",
+        head=("", "", *(label(column) for column in results.columns)),
+        lines=tuple(lines),
+        left=2,
+        notes=(note,) if several else (),
+    )
+
+
+def _claims(section: Section) -> Grid:
+    results = section.results
+    decimals = {column.id: column.decimals for column in results.columns}
+    lines = tuple(
+        (claim.text, claim.verdict, _paper_difference(section, claim),
+         with_interval(claim.difference, decimals[claim.claim.on]), _claim_note(claim, decimals[claim.claim.on]))
+        for claim in section.claims
+    )  # fmt: skip
+    together = "" if len(lines) < 2 else "; the claims of the table share that error rate (Holm)"
+    return Grid(
+        title=f"Claims ({results.tier}, {results.data.name})",
+        head=("claim", "verdict", "paper", "ours, 95 % interval", "remark"),
+        lines=lines,
+        left=2,
+        notes=(f"Verdicts at 5 %, paired over seeds{together}.",),
+    )
+
+
+def _paper_difference(section: Section, claim: ClaimVerdict) -> str:
+    first, second = (section.cells[row_id, claim.claim.on].published for row_id in claim.claim.rows)
+    decimals = {column.id: column.decimals for column in section.results.columns}[claim.claim.on]
+    return signed(None if first is None or second is None else first - second, decimals)
+
+
+def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
+    images = [
+        f"seed {image.seed} {signed(image.difference, decimals)} "
+        f"[{signed(image.low, decimals)}, {signed(image.high, decimals)}]"
+        for image in claim.claim.images
+    ]
+    return "; ".join([*filter(None, [claim.note]), *([f"over images: {', '.join(images)}"] if images else [])])
+
+
+def _side_by_side(group: Sequence[Section]) -> Iterable[Grid]:
+    """Differences of several runs of one recipe beside each other, for the columns that claims are about."""
+    first = group[0].results
+    claimed = {claim.on for section in group for claim in section.results.claims} or {first.columns[0].id}
+    runs = [f"{r.tier}, {r.data.name}" + (f", {' '.join(r.overrides)}" if r.overrides else "")
+            for r in (section.results for section in group)]  # fmt: skip
+    for column in first.columns:
+        if column.id not in claimed:
+            continue
+        lines = []
+        for row in first.rows:
+            cells = [section.cells.get((row.id, column.id)) for section in group]
+            if row.baseline is not None and cells[0] is not None:
+                ours = (with_reach(cell.difference if cell else None, column.decimals) for cell in cells)
+                lines.append((row.name, signed(cells[0].published_difference, column.decimals), *ours))
+        yield Grid(
+            title=f"{first.recipe}: differences on {label(column)}, side by side",
+            head=("", "paper", *runs),
+            lines=tuple(lines),
+            left=1,
+            notes=("Runs of unlike tier, data or settings: each has differences of its own, none across runs.",),
+        )

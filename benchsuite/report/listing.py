@@ -1,0 +1,198 @@
+"""What `list`, `show`, `plan`, `inspect`, `score` and `doctor` print: a JSON form and a table of each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchsuite.recipe import Cell, Recipe, Spread
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from benchsuite.data.verify import Report
+    from benchsuite.environment import Check
+    from benchsuite.plan import Plan
+    from benchsuite.store import Store
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _print(*things: object, to_stderr: bool = False) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+    for thing in things:
+        console.print(thing)
+
+
+def list_form(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    """JSON of `bench list`."""
+    return [
+        {"id": each.id, "paper": each.paper.id, "table": each.table, "title": each.title, "rows": len(each.rows)}
+        for each in recipes
+    ]
+
+
+def print_list(recipes: Sequence[Recipe]) -> None:
+    """Recipes as a table."""
+    rows = [(each.id, each.paper.id, each.table, each.title, str(len(each.rows))) for each in recipes]
+    _print(_table("", ("recipe", "paper", "table", "title", "rows"), rows, left=4))
+    _print("bench show ID   bench run ID   bench plan ID --tier paper")
+
+
+def cell_form(cell: Cell) -> object:
+    """A published cell as JSON: a number, {mean, std} or null."""
+    return cell.model_dump() if isinstance(cell, Spread) else cell
+
+
+def cell_text(cell: Cell, decimals: int) -> str:
+    """A published cell as printed in the paper."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, Spread):
+        return f"{cell.mean:.{decimals}f} ± {cell.std:.{decimals}f}"
+    return f"{cell:.{decimals}f}"
+
+
+def show_form(recipe: Recipe) -> dict[str, Any]:
+    """JSON of `bench show`."""
+    return {
+        "id": recipe.id,
+        "paper": recipe.paper.model_dump(),
+        "table": recipe.table,
+        "title": recipe.title,
+        "columns": [column.model_dump() for column in recipe.columns],
+        "rows": [
+            {
+                "id": row.id,
+                "label": row.label or row.id,
+                "role": row.role,
+                "published": {name: cell_form(cell) for name, cell in row.published.items()},
+            }
+            for row in recipe.rows
+        ],
+        "claims": [claim.model_dump(exclude_none=True) for claim in recipe.claims],
+        "tiers": list(recipe.tiers),
+    }
+
+
+def print_show(recipe: Recipe) -> None:
+    """The published table and its claims."""
+    rows = [
+        (row.id, row.label or row.id, "quoted" if row.role == "quoted" else "")
+        + tuple(cell_text(row.published.get(column.id), column.decimals) for column in recipe.columns)
+        for row in recipe.rows
+    ]
+    heads = ("row", "in the paper", "", *(column.label or column.id for column in recipe.columns))
+    _print(
+        f"[bold]{recipe.id}[/]  {recipe.title}",
+        f"{recipe.paper.title} ({recipe.paper.cite}), Table {recipe.table}: published numbers",
+        _table("", heads, rows, left=3),
+    )
+    for claim in recipe.claims:
+        _print("claim: " + claim_text(claim.model_dump()))
+    _print(f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.id} --tier {next(iter(recipe.tiers), 'smoke')}")
+
+
+def claim_text(claim: Mapping[str, Any]) -> str:
+    """A claim as a sentence."""
+    if claim.get("better") is not None:
+        by = f" by more than {claim['by']:g}" if claim.get("by") else ""
+        return f"{claim['better']} beats {claim['than']} on {claim['on']}{by}"
+    return f"{claim['close']} is within {claim['within']:g} of {claim['to']} on {claim['on']}"
+
+
+def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
+    """JSON of `bench plan`."""
+    totals: dict[str, int] = {}
+    for job in plan.jobs.values():
+        totals[job.kind()] = totals.get(job.kind(), 0) + 1
+    return {
+        "jobs": [
+            {
+                "key": key,
+                "type": job.kind(),
+                "label": job.label,
+                "needs": [needed.key for needed in job.inputs.values()],
+                "rows": plan.users[key],
+                "cached": store.artifact(key) is not None,
+            }
+            for key, job in plan.jobs.items()
+        ],
+        "totals": {name.rpartition(".")[2]: count for name, count in totals.items()},
+    }
+
+
+def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
+    """The rows and what each still needs, then the totals."""
+    form = plan_form(plan, store)
+    rows = []
+    for planned in plan.rows:
+        mine = [job for job in form["jobs"] if planned.id in job["rows"]]
+        waiting = [job["label"] for job in mine if not job["cached"]]
+        rows.append((planned.id, str(len(mine)), str(len(mine) - len(waiting)), ", ".join(waiting) or "nothing to do"))
+    data = plan.rows[0].pipeline.data
+    totals = ", ".join(f"{count} {name.lower()}" for name, count in form["totals"].items())
+    cached = sum(job["cached"] for job in form["jobs"])
+    _print(
+        _table("", ("row", "jobs", "done", "to do"), [(row[0], row[1], row[2], row[3]) for row in rows]),
+        f"{plan.tier} tier on {data.cut('train').name} → {data.cut('val').name}: {len(form['jobs'])} distinct jobs "
+        f"({totals}), {cached} done already",
+        to_stderr=to_stderr,
+    )
+
+
+def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Costs per row, and the difference to the first."""
+    first = rows[0]["parameters"]
+    lines = []
+    for row in rows:
+        if row.get("parameters") is None:
+            lines.append((row["id"], "–", "–", "–", "–", str(row.get("reason", ""))))
+            continue
+        shape = "×".join(str(side) for side in row["input"])
+        lines.append(
+            (row["id"], f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", f"{row['macs'] / 1e9:.2f} G")
+            + (f"{row['anchors']:,}" if row.get("anchors") is not None else "–", shape)
+        )
+    _print(_table("", ("row", "parameters", "to the first", "MACs", "anchors", "input"), lines))
+
+
+def print_score(found: Mapping[str, Any]) -> None:
+    """Numbers of one scoring, then the classes."""
+    numbers = [(name, _number(value)) for name, value in found.items() if name not in ("protocol", "per_class")]
+    _print(_table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
+    classes = [(name, _number(value)) for name, value in found.get("per_class", {}).items()]
+    if classes:
+        _print(_table("per class", ("class", "AP"), classes))
+
+
+def _number(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else "–"
+
+
+def print_verified(reports: Sequence["Report"]) -> None:
+    """One table and one list of problems per split."""
+    for report in reports:
+        form = report.form()
+        facts = [(name, str(value)) for name, value in form.items() if not isinstance(value, (dict, list))]
+        classes = [(name, str(count)) for name, count in form.get("classes", {}).items()]
+        _print(_table(report.name, ("", ""), facts), _table("", ("class", "boxes"), classes))
+        for problem in report.problems:
+            _print(f"[red]problem[/] {problem}")
+        _print(f"{report.name}: {len(report.problems)} problems" if report.problems else f"{report.name}: no problems")
+
+
+def print_checks(checks: Sequence["Check"]) -> None:
+    """One line a check."""
+    for check in checks:
+        _print(f"[{'green' if check.ok else 'red'}]{'ok  ' if check.ok else 'bad '}[/] {check.name}: {check.found}")

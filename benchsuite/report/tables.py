@@ -1,0 +1,157 @@
+"""A comparison as text for the terminal, as Markdown, LaTeX or CSV."""
+
+import csv
+import io
+import re
+from typing import TYPE_CHECKING
+
+from benchsuite.errors import InputError, nearest
+from benchsuite.report.compare import Comparison, Section
+from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yellow", "verdict": "italic"}
+
+
+def render(comparison: Comparison, form: str = "text") -> None:
+    """Print a comparison to stdout as `text`, `markdown`, `latex` or `csv`; InputError for another form."""
+    writers = {"markdown": markdown, "latex": latex, "csv": as_csv}
+    if form in writers:
+        print(writers[form](comparison), end="")
+        return
+    if form != "text":
+        raise InputError(f"--format {form}: is no form of table; {nearest(form, ['text', *writers])}")
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in terminal(comparison):
+        console.print(part)
+
+
+def terminal(comparison: Comparison) -> "list[RenderableType]":
+    """The tables for a terminal, to be printed in turn."""
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for grid in grids(comparison):
+        parts += [Text(grid.title, style="bold"), *([Text(grid.caption)] if grid.caption else [])]
+        parts += [_rich_table(grid), *(Text(note, style="dim") for note in grid.notes), Text()]
+    return parts
+
+
+def _rich_table(grid: Grid) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    words = {0, 1, len(grid.head) - 1} if grid.head[-1] == "remark" else set(range(grid.left))
+    for index, head in enumerate(grid.head):
+        table.add_column(Text(head), justify="left" if index in words else "right", no_wrap=index not in words)
+    for line in grid.lines:
+        style = STYLES.get(line[1], "")
+        table.add_row(*(Text(text, style="" if index == 0 else style) for index, text in enumerate(line)))
+    return table
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables as GitHub's Markdown."""
+    return "\n".join(_markdown_grid(grid) for grid in grids(comparison))
+
+
+def _markdown_grid(grid: Grid) -> str:
+    words = {0, 1, len(grid.head) - 1} if grid.head[-1] == "remark" else set(range(grid.left))
+    cells = [tuple(_escape(text) for text in line) for line in (grid.head, *grid.lines)]
+    widths = [max(3, *(len(line[index]) for line in cells)) for index in range(len(grid.head))]
+    rule = [("-" * width) if index in words else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    padded = [
+        [text.ljust(width) if index in words else text.rjust(width)
+         for index, (text, width) in enumerate(zip(line, widths, strict=True))]
+        for line in cells
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
+    above = [f"### {_escape(grid.title)}", "", *(f"{_escape(text)}  " for text in grid.caption.splitlines())]
+    below = ["", *(f"{_escape(note)}  " for note in grid.notes)] if grid.notes else []
+    return "\n".join([*above, *([""] if grid.caption else []), *lines, *below, ""])
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\|*_`<\[])", r"\\\1", text)
+
+
+def latex(comparison: Comparison) -> str:
+    """The paper's table, measured beside published, for `booktabs`: one table environment a results file."""
+    return "\n".join(_latex_table(section) for section in comparison.sections)
+
+
+def _latex_table(section: Section) -> str:
+    results = section.results
+    notes, names = footnotes(results)
+    columns = results.columns
+    rules = "".join(rf"\cmidrule(lr){{{2 * n + 2}-{2 * n + 3}}}" for n in range(len(columns)))
+    lines = [
+        r"\begin{table}[t]",
+        r"  \centering",
+        rf"  \caption{{{_tex(results.title)} ({_tex(results.paper.cite)}, Table~{_tex(results.table)}). "
+        rf"{_tex(provenance(results))}. {_tex(meaning(results))}}}",
+        rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', results.recipe)}-{results.tier}}}",
+        rf"  \begin{{tabular}}{{l{'rr' * len(columns)}}}",
+        r"    \toprule",
+        "    " + "".join(rf" & \multicolumn{{2}}{{c}}{{{_tex(label(column))}}}" for column in columns) + r" \\",
+        f"    {rules}",
+        "    " + " & ours & paper" * len(columns) + r" \\",
+        r"    \midrule",
+    ]
+    for row in results.rows:
+        cells = [_latex_pair(section, row.id, column.id, column.decimals) for column in columns]
+        lines.append(f"    {_tex(names[row.id])} & {' & '.join(cells)} " + r"\\")
+    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    lines += [rf"  \par\footnotesize {_tex(note)}" for note in notes]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _latex_pair(section: Section, row: str, column: str, decimals: int) -> str:
+    cell = section.cells[row, column]
+    ours = number(cell.measured.mean if cell.measured else None, decimals)
+    if cell.measured is not None and cell.measured.deviation is not None:
+        ours += rf"$_{{\pm {number(cell.measured.deviation, decimals)}}}$"
+    paper = number(cell.published, decimals)
+    paper += "" if cell.published_std is None else rf"$_{{\pm {number(cell.published_std, decimals)}}}$"
+    return f"{ours} & {paper}".replace(MISSING, "--").replace("−", "$-$")
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$",
+               "τ": r"$\tau$", "−": "$-$", "±": r"$\pm$", "…": r"\dots{}", "×": r"$\times$",
+               "–": "--"}  # fmt: skip
+    return re.sub(r"[\\~^·τ−±…×–&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
+
+
+CSV_HEAD = (
+    "recipe", "tier", "data", "protocol", "row", "status", "column", "seeds", "measured", "measured_std", "published",
+    "difference", "difference_low", "difference_high", "published_difference", "fidelity",
+)  # fmt: skip
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One line a cell, all digits; what is missing is empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for section in comparison.sections:
+        results = section.results
+        for row in results.rows:
+            for column in results.columns:
+                cell = section.cells[row.id, column.id]
+                measured, difference = cell.measured, cell.difference
+                writer.writerow([
+                    results.recipe, results.tier, results.data.name, results.protocol, row.id, row.status, column.id,
+                    measured.n if measured else 0, measured.mean if measured else None,
+                    measured.deviation if measured else None, cell.published, difference.mean if difference else None,
+                    difference.low if difference else None, difference.high if difference else None,
+                    cell.published_difference, cell.fidelity,
+                ])  # fmt: skip
+    return stream.getvalue()

@@ -1,0 +1,350 @@
+"""Results files: what one run of a recipe measured, published beside the code and kept in git.
+
+The form is versioned (`SCHEMA`): a file of an older schema stays readable, one of a newer schema is refused. Raw
+values of every seed are kept; a mean is never stored without them. Nothing here imports torch.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchsuite.errors import InputError
+from benchsuite.recipe import Cell, Claim, Column, Paper, Spread
+from benchsuite.settings import flat_errors
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA = 1
+Tier = Literal["smoke", "mini", "paper"]
+Status = Literal["done", "partial", "failed", "not_run", "quoted"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Data(_Record):
+    """The data the numbers were measured on. `papers_own`: the very data and protocol of the published table, so
+    that a measured cell may be held against a published one."""
+
+    name: str
+    fingerprint: str
+    papers_own: bool = False
+
+
+class Measured(_Record):
+    """One cell: a value per seed of the results, None where that seed measured nothing; and their mean."""
+
+    mean: float | None
+    values: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Measured":
+        """The cell of these values, one per seed of the results in the order of `Results.seeds`."""
+        return cls(mean=_mean(values), values=tuple(values))
+
+    @model_validator(mode="after")
+    def _mean_of_values(self) -> "Measured":
+        expected = _mean(self.values)
+        both = self.mean is not None and expected is not None
+        if not (
+            math.isclose(self.mean or 0, expected or 0, rel_tol=1e-6, abs_tol=1e-9) if both else self.mean is expected
+        ):
+            raise ValueError(f"its mean is {self.mean}, its values give {expected}")
+        return self
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
+
+
+class Row(_Record):
+    """One row of the table as it came out.
+
+    `settings` is the content key of the row's measuring jobs planned at seed 0: equal for equal settings whatever
+    the seeds, "" where unknown. `keys` are the keys of the jobs that measured. `reason` says in one line why a row
+    failed or was not run; `deviations` what differs from the paper.
+    """
+
+    id: str
+    label: str = ""
+    role: Literal["run", "quoted"] = "run"
+    status: Status
+    cite: str = ""
+    published: Mapping[str, Cell] = Field(default_factory=dict)
+    baseline: str | None = None
+    measured: Mapping[str, Measured] = Field(default_factory=dict)
+    settings: str = ""
+    keys: tuple[str, ...] = ()
+    device: str = ""
+    deviations: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the table prints for the row."""
+        return self.label or self.id
+
+
+class ImageInterval(_Record):
+    """Difference of a claim's rows under one seed, with its interval from a paired bootstrap over images."""
+
+    seed: int
+    difference: float
+    low: float
+    high: float
+
+
+class ClaimRecord(Claim):
+    """A claim of the recipe and, where stored, its bootstrap intervals over images."""
+
+    images: tuple[ImageInterval, ...] = ()
+
+
+class Results(_Record):
+    """What a run of one recipe at one tier on one dataset measured."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    recipe: str
+    paper: Paper
+    table: str
+    title: str
+    tier: Tier
+    data: Data
+    protocol: str
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[ClaimRecord, ...] = ()
+    environment: Mapping[str, Any] = Field(default_factory=dict)
+    earlier: tuple[Mapping[str, Any], ...] = ()
+    """Environments of earlier runs, other than `environment`, that some kept cells come from."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Results":
+        rows, columns = [row.id for row in self.rows], {column.id for column in self.columns}
+        if len(set(rows)) < len(rows) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a row or a seed stands twice")
+        for row in self.rows:
+            unknown = sorted({*row.measured, *row.published} - columns)
+            if unknown:
+                raise ValueError(f"row '{row.id}' has a cell in column '{unknown[0]}', which the table has not")
+            if row.baseline is not None and row.baseline not in rows:
+                raise ValueError(f"row '{row.id}' has the baseline '{row.baseline}', which is no row")
+            for column, cell in row.measured.items():
+                if len(cell.values) != len(self.seeds):
+                    raise ValueError(
+                        f"row '{row.id}', column '{column}': {len(cell.values)} values for {len(self.seeds)} seeds"
+                    )
+        for claim in self.claims:
+            if claim.on not in columns or not set(claim.rows) <= set(rows):
+                raise ValueError(f"a claim is about {claim.rows} on '{claim.on}', which the table has not")
+        return self
+
+    def row(self, row_id: str) -> Row:
+        """The row of that id; KeyError where there is none."""
+        return {row.id: row for row in self.rows}[row_id]
+
+    def values(self, row_id: str, column: str) -> dict[int, float]:
+        """Measured values of a cell by seed, missing ones left out."""
+        cell = self.row(row_id).measured.get(column)
+        pairs = zip(self.seeds, cell.values if cell else (), strict=False)
+        return {seed: value for seed, value in pairs if value is not None}
+
+
+def load(path: Path) -> Results:
+    """Read a results file; InputError, one line, where it is missing, malformed, or of a newer schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); `bench run` writes results files") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); restore it or run the recipe again") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise InputError(f"{path}: has no `schema` number, so it is no results file; give one that `bench run` wrote")
+    if schema > SCHEMA:
+        raise InputError(f"{path}: has schema {schema}, this benchsuite reads up to {SCHEMA}; upgrade benchsuite")
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        where, message, _ = flat_errors(error)[0]
+        place = ".".join(str(step) for step in where) or "the file"
+        raise InputError(
+            f"{path}: {place}: {message[0].lower() + message[1:]}; restore it or run the recipe again"
+        ) from None
+
+
+def file_name(results: Results, name: str | None = None) -> str:
+    """`ID.TIER.json`, or `ID.TIER.NAME.json` where the data or settings are not the recipe's own."""
+    words = [results.recipe, results.tier, *([name] if name else [])]
+    return ".".join(re.sub(r"[^\w.+-]+", "-", word).strip("-.") for word in words) + ".json"
+
+
+def save(results: Results, folder: Path, name: str | None = None, force: bool = False) -> Path:
+    """Write `results` into `folder` and return the file: whole or not at all, and without absolute paths.
+
+    Where the file is there already with equal settings, the two are merged (see `merged`); with unlike settings
+    it is left alone and InputError says so, unless `force`. InputError too where the folder cannot be written.
+    """
+    clean = Results.model_validate(_without_paths(results.model_dump(mode="json", by_alias=True)))
+    file = folder / file_name(clean, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if file.exists() and not force:
+                earlier = load(file)
+                difference = unlike(earlier, clean)
+                if difference:
+                    raise InputError(
+                        f"{file}: holds a run of other settings ({difference}); give this one a --name "
+                        "of its own, or --force to replace it"
+                    )
+                clean = merged(earlier, clean)
+            _write(file, json.dumps(clean.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror}); make room or make the folder writable, or "
+            "choose another with --out"
+        ) from None
+    return file
+
+
+def unlike(first: Results, second: Results) -> str:
+    """What makes two runs unlike, so that their cells must not stand in one table; "" where nothing does."""
+    fields = {
+        "recipe": (first.recipe, second.recipe),
+        "tier": (first.tier, second.tier),
+        "data": (first.data.name, second.data.name),
+        "data fingerprint": (first.data.fingerprint, second.data.fingerprint),
+        "protocol": (first.protocol, second.protocol),
+        "overrides": (sorted(first.overrides), sorted(second.overrides)),
+    }
+    return "; ".join(f"{name}: {old} there, {new} here" for name, (old, new) in fields.items() if old != new)
+
+
+def merged(earlier: Results, new: Results) -> Results:
+    """Two runs of like settings as one: the union of their seeds and, row by row, of their values.
+
+    The new run decides everything but values: rows, labels, published numbers, claims. Of the earlier run a row
+    keeps the values of those seeds that the new run did not measure, unless both runs know the row's `settings`
+    and these differ (the recipe or the code behind it changed): then the old values are dropped.
+    """
+    seeds = tuple(sorted({*earlier.seeds, *new.seeds}))
+    before = {row.id: row for row in earlier.rows}
+    kept = {row.id: before[row.id] for row in new.rows if row.id in before and _same_settings(before[row.id], row)}
+    rows = tuple(_merged_row(kept.get(row.id), row, earlier.seeds, new.seeds, seeds) for row in new.rows)
+    claims = tuple(_merged_claim(earlier, claim) if set(claim.rows) <= set(kept) else claim for claim in new.claims)
+    older = [env for env in (*earlier.earlier, earlier.environment) if env != new.environment]
+    environments = tuple(env for index, env in enumerate(older) if env not in older[:index])
+    still_used = any(row.measured for row in kept.values())
+    return Results.model_validate(
+        {**dict(new), "seeds": seeds, "rows": rows, "claims": claims, "earlier": environments if still_used else ()}
+    )
+
+
+def _same_settings(first: Row, second: Row) -> bool:
+    return not (first.settings and second.settings) or first.settings == second.settings
+
+
+def _merged_row(old: Row | None, new: Row, old_seeds: Sequence[int], new_seeds: Sequence[int],
+                seeds: Sequence[int]) -> Row:  # fmt: skip
+    cells: dict[str, Measured] = {}
+    columns = dict.fromkeys([*new.measured, *(old.measured if old else ())])
+    for column in columns:
+        by_seed: dict[int, float | None] = {}
+        for row, row_seeds in ((old, old_seeds), (new, new_seeds)):
+            if row is not None and column in row.measured:
+                pairs = zip(row_seeds, row.measured[column].values, strict=True)
+                by_seed |= {seed: value for seed, value in pairs if value is not None}
+        cells[column] = Measured.of([by_seed.get(seed) for seed in seeds])
+    measured = sum(any(cell.values[index] is not None for cell in cells.values()) for index in range(len(seeds)))
+    if measured == 0:
+        return new.model_copy(update={"measured": cells})
+    used = [row for row in (old, new) if row is not None and row.measured]
+    return new.model_copy(update={
+        "measured": cells,
+        "status": "done" if measured == len(seeds) else "partial",
+        "reason": "" if measured == len(seeds) else new.reason,
+        "settings": new.settings or used[0].settings,
+        "keys": tuple(dict.fromkeys(key for row in used for key in row.keys)),
+        "device": ", ".join(dict.fromkeys(row.device for row in used if row.device)),
+        "deviations": tuple(dict.fromkeys(text for row in used for text in row.deviations)),
+    })  # fmt: skip
+
+
+def _merged_claim(earlier: Results, claim: ClaimRecord) -> ClaimRecord:
+    same = [old for old in earlier.claims if old.model_copy(update={"images": claim.images}) == claim]
+    images = {image.seed: image for old in same for image in old.images} | {image.seed: image for image in claim.images}
+    return claim.model_copy(update={"images": tuple(images[seed] for seed in sorted(images))})
+
+
+# A path with a folder in it; neither a fraction (1/2) nor the tail of an address (https://…).
+_PATH = re.compile(r"(?<![\w.:/~-])~?/(?:[^\s/:;,'\"()]+/)+([^\s/:;,'\"()]*)")
+
+
+def _without_paths(value: Any) -> Any:
+    """The same JSON with absolute paths cut down to their last part."""
+    if isinstance(value, str):
+        return _PATH.sub(r"…/\1", value)
+    if isinstance(value, Mapping):
+        return {name: _without_paths(item) for name, item in value.items()}
+    return [_without_paths(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one run at a time merges into the files of `folder`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def published_value(cell: Cell) -> float | None:
+    """The number of a published cell, its mean where a deviation is printed too."""
+    return cell.mean if isinstance(cell, Spread) else cell
+
+
+def to_frame(results: Results) -> "DataFrame":
+    """Long form: one line per row, column and seed, with the published number beside the measured one (NaN where
+    there is none). Columns: recipe, tier, data, protocol, row, label, role, status, baseline, column, seed, measured,
+    published."""
+    import pandas as pd
+
+    lines = [
+        {"recipe": results.recipe, "tier": results.tier, "data": results.data.name, "protocol": results.protocol,
+         "row": row.id, "label": row.name, "role": row.role, "status": row.status, "baseline": row.baseline,
+         "column": column.id, "seed": seed, "measured": results.values(row.id, column.id).get(seed),
+         "published": published_value(row.published.get(column.id))}
+        for row in results.rows for column in results.columns for seed in results.seeds
+    ]  # fmt: skip
+    frame = pd.DataFrame(lines)
+    return frame.astype({"measured": float, "published": float}) if lines else frame

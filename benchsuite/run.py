@@ -1,0 +1,186 @@
+"""Run a plan and write what came of it: results file, table, plot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchsuite.environment import environment
+from benchsuite.job import Job
+from benchsuite.plan import Plan, PlannedRow, require_all
+from benchsuite.progress import Reporter, reporter
+from benchsuite.recipe import Claim, Recipe
+from benchsuite.recipe import Row as RecipeRow
+from benchsuite.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status, save
+from benchsuite.schedule import Outcome, Slots
+from benchsuite.schedule import run as run_jobs
+from benchsuite.settings import content_key, walk
+from benchsuite.store import Store
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how to run; nothing here changes a number."""
+
+    device: str = "auto"
+    slots: int | None = None
+    out: Path = Path("results")
+    name: str = ""
+    force: bool = False
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a run: results and their files by recipe, and what failed."""
+
+    results: Mapping[str, Results]
+    files: Mapping[str, list[Path]]
+    outcome: Outcome
+    exit_code: int = field(default=0)
+
+    def form(self) -> dict[str, Any]:
+        """JSON of `bench run`."""
+        return {
+            "files": {recipe: [file.as_posix() for file in files] for recipe, files in self.files.items()},
+            "failed": [result.message for result in self.outcome.failures],
+            "results": {each: self.results[each].model_dump(mode="json", by_alias=True) for each in self.results},
+        }
+
+
+def run_plan(plan: Plan, store: Store, options: RunOptions | None = None, progress: Reporter | None = None) -> Ran:
+    """Do every job of the plan that the store does not hold, then write results.
+
+    MissingData before anything starts if data or weights are not here. A failed job does not stop the others; what
+    was measured is written all the same, and `exit_code` is not 0.
+    """
+    options = options or RunOptions()
+    require_all(plan)
+    slots = Slots.on(options.device, options.slots)
+    jobs = list(plan.jobs.values())
+    outcome = run_jobs(
+        jobs, store, slots=slots, progress=progress or reporter(), checkpoint_every=options.checkpoint_every
+    )
+    recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
+    results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
+    name = options.name or plan.data_name
+    files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
+    return Ran(results, files, outcome, outcome.exit_code)
+
+
+def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
+    from benchsuite.report.compare import compare
+    from benchsuite.report.draw import save_figure
+    from benchsuite.report.figures import default
+    from benchsuite.report.tables import markdown
+    from benchsuite.results import load
+
+    file = save(results, folder, name or None, force)
+    merged = load(file)
+    table = file.with_suffix(".md")
+    table.write_text(markdown(compare([merged])), encoding="utf-8")
+    return [file, table, save_figure(default(merged), file.with_suffix(".png"))]
+
+
+def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = None) -> Results:
+    """The results of one recipe as far as the store holds them; nothing is run."""
+    planned = {each.row.id: each for each in plan.of(recipe)}
+    first = next(iter(planned.values()))
+    seeds = tuple(dict.fromkeys(seed for each in planned.values() for seed in each.jobs))
+    val = first.pipeline.data.cut("val")
+    train = first.pipeline.data.cut("train")
+    own = plan.tier == "paper" and not plan.data_name and not plan.overrides
+    return Results(
+        recipe=recipe.id,
+        paper=recipe.paper,
+        table=recipe.table,
+        title=recipe.title,
+        tier=plan.tier,  # type: ignore[arg-type]  # checked by the model
+        data=Data(name=val.name, fingerprint=content_key([train.fingerprint(), val.fingerprint()]), papers_own=own),
+        protocol=first.pipeline.protocol,
+        overrides=plan.overrides,
+        seeds=seeds,
+        columns=recipe.columns,
+        rows=tuple(_row(recipe, row, planned.get(row.id), seeds, store, outcome) for row in recipe.rows),
+        claims=tuple(_claim(plan, recipe, claim, store) for claim in recipe.claims),
+        environment=environment(gpu=True),
+    )
+
+
+def _row(
+    recipe: Recipe, row: RecipeRow, planned: PlannedRow | None, seeds: tuple[int, ...], store: Store,
+    outcome: Outcome | None,
+) -> Row:  # fmt: skip
+    common: dict[str, Any] = {
+        "id": row.id, "label": row.label, "role": row.role, "cite": row.cite, "published": row.published,
+        "baseline": recipe.baseline_of(row),
+    }  # fmt: skip
+    if row.role == "quoted":
+        return Row(**common, status="quoted")
+    if planned is None:
+        return Row(**common, status="not_run")
+    metrics = {seed: _metrics(jobs, store) for seed, jobs in planned.jobs.items()}
+    measured = {
+        column: Measured.of([metrics.get(seed, {}).get(column) for seed in seeds]) for column in recipe.column_ids
+    }
+    done = {seed for seed, found in metrics.items() if found}
+    keys = tuple(job.key for seed in sorted(done) for job in planned.jobs[seed].values())
+    devices = dict.fromkeys(_device(key, store) for seed in done for key in _chain(planned.jobs[seed]))
+    status: Status = "done" if len(done) == len(seeds) else "partial" if done else "not_run"
+    reason = _reason(planned, outcome)
+    return Row(
+        **common,
+        status="failed" if reason and not done else status,
+        measured={column: cell for column, cell in measured.items() if cell.mean is not None},
+        settings=content_key([job.key for job in planned.pipeline.jobs(0).values()]),
+        keys=keys,
+        device=", ".join(device for device in devices if device),
+        deviations=tuple(dict.fromkeys(text for part in walk(planned.pipeline) for text in part.deviations())),
+        reason=reason,
+    )
+
+
+def _metrics(jobs: Mapping[str, Job], store: Store) -> dict[str, float | None]:
+    """Metrics of all last jobs together; empty unless all are done."""
+    found: dict[str, float | None] = {}
+    for job in jobs.values():
+        if store.artifact(job.key) is None:
+            return {}
+        found |= store.verified(job.key).metrics
+    return {name: value for name, value in found.items() if not isinstance(value, (dict, list, str))}
+
+
+def _chain(jobs: Mapping[str, Job]) -> list[str]:
+    """Keys of the jobs and of everything they were made from, inputs first."""
+    keys: dict[str, None] = {}
+    for job in jobs.values():
+        keys |= dict.fromkeys(_chain(job.inputs))
+        keys[job.key] = None
+    return list(keys)
+
+
+def _device(key: str, store: Store) -> str:
+    record = store.record(key)
+    known = record.get("environment")
+    known = known if isinstance(known, Mapping) else {}
+    if str(record.get("device")).startswith("cuda"):
+        gpus = known.get("gpus")
+        return str(gpus[0]) if isinstance(gpus, list) and gpus else "GPU"
+    return f"{known.get('cpu', 'CPU')}, {record.get('threads')} threads"
+
+
+def _reason(planned: PlannedRow, outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    keys = [key for jobs in planned.jobs.values() for key in _chain(jobs)]
+    failed = [outcome.results[key] for key in keys if key in outcome.results and outcome.results[key].exit_code]
+    return failed[0].message if failed else ""
+
+
+def _claim(plan: Plan, recipe: Recipe, claim: Claim, store: Store) -> ClaimRecord:
+    images = []
+    for (recipe_id, its_claim, seed), job in plan.differences.items():
+        if recipe_id == recipe.id and its_claim == claim and store.artifact(job.key) is not None:
+            metrics = store.verified(job.key).metrics
+            images += [ImageInterval.model_validate({"seed": seed, **metrics})] if metrics else []
+    return ClaimRecord(**claim.model_dump(), images=tuple(images))

@@ -1,0 +1,280 @@
+"""Run jobs: each on a free slot as soon as its inputs are there, with progress, signals and resumption."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Literal, TypeAlias
+
+from benchsuite.environment import cores, environment
+from benchsuite.errors import InputError, Interrupted
+from benchsuite.job import Job, Progress
+from benchsuite.progress import Reporter
+from benchsuite.store import LOG, Store
+from benchsuite.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
+
+Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
+ATTEMPTS = 2  # of a job whose worker died
+BUSY_SECONDS = 0.2  # until a job that another run works on is tried again
+TICK_SECONDS = 0.2  # between looks at signals and the clock
+FAREWELL_SECONDS = 2.0  # an idle worker may take to end
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job; `message` is one line for the user where it did not end well."""
+
+    job: Job
+    status: Status
+    seconds: float = 0.0
+    message: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of all jobs of a run, by key."""
+
+    results: Mapping[str, Result]
+
+    @property
+    def failures(self) -> list[Result]:
+        """Jobs that failed themselves, without those skipped for want of them."""
+        return [result for result in self.results.values() if result.status == "failed"]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 2 if some input was wrong, otherwise 1."""
+        return max((result.exit_code for result in self.results.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The places where jobs run, one worker each."""
+
+    places: tuple[Place, ...]
+    cores: int
+
+    @classmethod
+    def on(cls, device: str = "auto", slots: int | None = None) -> "Slots":
+        """Places on `cpu`, `cuda` (every visible GPU), `cuda:N` (the N-th of them) or `auto` (GPUs if there are any).
+
+        `slots` is how many jobs share a device, by default one; they divide the CPU's cores among them.
+        """
+        each, machine = 1 if slots is None else slots, cores()
+        if each < 1:
+            raise InputError(f"--slots {each}: needs a positive number")
+        kind, _, number = device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
+            raise InputError(f"--device {device}: unknown device; one of: auto, cpu, cuda, cuda:N")
+        gpus = [] if kind == "cpu" else _visible_gpus()
+        if number and int(number) >= len(gpus):
+            raise InputError(f"--device {device}: there are {len(gpus)} visible GPUs; see `bench doctor`")
+        if kind == "cuda" and not gpus:
+            raise InputError(f"--device {device}: there is no usable GPU; see `bench doctor`, or use --device cpu")
+        if not gpus:
+            return cls((Place("cpu", max(1, machine // each)),) * each, machine)
+        chosen = [int(number)] if number else range(len(gpus))
+        threads = max(1, machine // (each * len(chosen)))
+        places = [Place("cuda:0", threads, gpus[index], f"cuda:{index}") for index in chosen for _ in range(each)]
+        return cls(tuple(places), machine)
+
+
+def _visible_gpus() -> list[str]:
+    """The entries of CUDA_VISIBLE_DEVICES that are there, or the numbers of all GPUs."""
+    import torch
+
+    count = torch.cuda.device_count()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(count)] if listed is None else listed.split(",")[:count]
+
+
+def run(jobs: Sequence[Job], store: Store, *, slots: Slots, progress: Reporter, checkpoint_every: int = 500) -> Outcome:
+    """Do all `jobs` (unique, inputs before those that need them) that the store does not hold yet.
+
+    A failed job stops only those that need it. SIGINT and SIGTERM make running jobs leave a checkpoint, a second one
+    kills them; then `Interrupted` is raised. InputError if the store cannot be written.
+    """
+    scheduler = _Scheduler(jobs, store, slots, progress, checkpoint_every)
+    if scheduler.pending:
+        store.prepare()
+    return scheduler.run()
+
+
+class _Scheduler:
+    def __init__(
+        self, jobs: Sequence[Job], store: Store, slots: Slots, progress: Reporter, checkpoint_every: int
+    ) -> None:
+        self.store, self.slots, self.progress, self.checkpoint_every = store, slots, progress, checkpoint_every
+        self.results = {job.key: Result(job, "cached") for job in jobs if store.artifact(job.key)}
+        self.pending = {job.key: job for job in jobs if job.key not in self.results}
+        self.total = len(jobs)
+        self.attempts: dict[str, int] = {}
+        self.not_before: dict[str, float] = {}
+        self.signals = 0
+        self.workers: list[Worker] = []
+
+    def run(self) -> Outcome:
+        self.progress.begin(list(self.pending.values()), cached=len(self.results), slots=len(self.slots.places))
+        if self.pending:
+            known = environment(gpu=any(place.device != "cpu" for place in self.slots.places))
+            self.workers = [Worker(place, self.store, known) for place in self.slots.places]
+        asked = 0
+        try:
+            with self._signals():
+                while self._running() or (self.pending and not self.signals):
+                    if self.signals > asked:
+                        asked = self.signals
+                        self._ask_to_stop()
+                    self._skip_hopeless()
+                    self._dispatch()
+                    self._listen()
+        finally:
+            for worker in self.workers:
+                worker.end(0.0 if worker.task else FAREWELL_SECONDS)
+            self.progress.end()
+        if self.signals:
+            finished = sum(result.status in ("done", "cached") for result in self.results.values())
+            raise Interrupted(f"interrupted: {finished} of {self.total} jobs are finished and kept, as are checkpoints "
+                              "of the others; the same command goes on from there")  # fmt: skip
+        return Outcome(self.results)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def count(number: int, frame: FrameType | None) -> None:
+            self.signals += 1
+
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+            yield
+            return
+        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _running(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.task is not None]
+
+    def _ask_to_stop(self) -> None:
+        if self.signals == 1:
+            self.progress.note("stopping: running jobs leave a checkpoint (again to kill them)")
+        for worker in self._running():
+            if self.signals == 1:
+                worker.stop()
+            else:
+                self._finish(worker, "interrupted")
+                worker.end()
+
+    def _skip_hopeless(self) -> None:
+        for job in list(self.pending.values()):
+            lost = [needed for needed in job.inputs.values() if self._status(needed) in ("failed", "skipped")]
+            if lost:
+                del self.pending[job.key]
+                self._settle(Result(job, "skipped", message=f"its input failed: {lost[0].label}", exit_code=1))
+
+    def _status(self, job: Job) -> Status | None:
+        result = self.results.get(job.key)
+        return result.status if result else None
+
+    def _dispatch(self) -> None:
+        for worker in self.workers:
+            if worker.task is None and not self.signals and (job := self._next(worker.place.name)):
+                del self.pending[job.key]
+                # what a timing measures does not depend on how many slots the other jobs had
+                threads = self.slots.cores if job.device_bound else worker.place.threads
+                worker.send(Task(job, threads, self.checkpoint_every))
+
+    def _next(self, device: str) -> Job | None:
+        """A job that may start on `device`: timings only when nothing else runs there, and nothing beside them."""
+        beside = [worker.task.job for worker in self.workers if worker.task and worker.place.name == device]
+        if any(job.device_bound for job in beside):
+            return None
+        now = time.monotonic()
+        ready = [job for job in self.pending.values() if self._ready(job) and self.not_before.get(job.key, 0.0) <= now]
+        bound = [job for job in ready if job.device_bound and not beside]
+        return next((job for job in ready if not job.device_bound), next(iter(bound), None))
+
+    def _ready(self, job: Job) -> bool:
+        running = {worker.task.job.key for worker in self.workers if worker.task}
+        return all(needed.key not in self.pending and needed.key not in running for needed in job.inputs.values())
+
+    def _listen(self) -> None:
+        waitable = [thing for worker in self._running() for thing in worker.waitable()]
+        if waitable:
+            wait(waitable, TICK_SECONDS)
+        elif self.pending:  # all of them are worked on by another run
+            time.sleep(TICK_SECONDS)
+        for worker in self._running():
+            for answer in worker.answers():
+                self._hear(worker, answer)
+                if worker.task is None:
+                    break
+        self.progress.tick()
+
+    def _hear(self, worker: Worker, answer: Answer | None) -> None:
+        assert worker.task is not None
+        job = worker.task.job
+        match answer:
+            case Started():
+                self.progress.started(job, worker.place.name)
+            case Progress():
+                self.progress.progressed(job, answer)
+            case Done(seconds, cached):
+                self._finish(worker, "cached" if cached else "done", seconds)
+            case Busy():
+                self._again(worker)
+                if job.key not in self.not_before:
+                    self.progress.note(f"{job.label}: waiting for another run that works on it")
+                self.not_before[job.key] = time.monotonic() + BUSY_SECONDS
+            case Failed(message, exit_code):
+                self._finish(worker, "failed", message=message, exit_code=exit_code)
+            case Stopped():
+                self._stopped(worker)
+            case None:
+                self._died(worker, worker.end())
+
+    def _finish(
+        self, worker: Worker, status: Status, seconds: float = 0.0, message: str = "", exit_code: int = 0
+    ) -> None:
+        assert worker.task is not None
+        job, worker.task = worker.task.job, None
+        self._settle(Result(job, status, seconds, message, exit_code))
+
+    def _settle(self, result: Result) -> None:
+        self.results[result.job.key] = result
+        self.progress.finished(result.job, result.status, result.seconds, result.message)
+
+    def _again(self, worker: Worker) -> None:
+        assert worker.task is not None
+        job, worker.task = worker.task.job, None
+        self.pending = {job.key: job, **self.pending}
+        self.progress.deferred(job)
+
+    def _stopped(self, worker: Worker) -> None:
+        if self.signals:
+            self._finish(worker, "interrupted")
+        else:  # somebody stopped this worker alone
+            worker.end()
+            self._died(worker, "SIGTERM")
+
+    def _died(self, worker: Worker, how: str) -> None:
+        assert worker.task is not None
+        job = worker.task.job
+        attempt = self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
+        if self.signals:
+            self._finish(worker, "interrupted")
+        elif attempt < ATTEMPTS:
+            self._again(worker)
+            self.progress.note(f"{job.label}: its worker died ({how}); going on from its last checkpoint")
+        else:
+            hint = "; perhaps memory ran out: lower the batch or --slots" if how == "SIGKILL" else ""
+            log = self.store.partial(job.key) / LOG
+            message = f"{job.label}: its worker died {attempt} times ({how}){hint} (log: {log})"
+            self._finish(worker, "failed", message=message, exit_code=1)

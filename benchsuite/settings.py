@@ -1,0 +1,175 @@
+"""Settings: frozen, typed, one small class above each thing that can be configured.
+
+A *part* is a settings class chosen by name. A field typed with a slot (a direct subclass of `Part`, such as
+`Backbone`) takes a mapping whose `kind` names one of the slot's subclasses: `kind: resnet.ResNet` is the class
+`ResNet` in the module `resnet` of one of the slot's packages; a user's own part is `kind: mypkg.mymodule:MyPart`.
+There is no registry: the name is looked up by import, and what is not a settings class of that slot is refused.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from benchsuite.errors import nearest
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+P = TypeVar("P", bound="Part")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused. Raise `version` when behaviour changes under equal
+    settings, so that old results are not taken for new ones. A field with `exclude=True` says where something is,
+    not what it is, and stays out of keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+    version: ClassVar[int] = 1
+
+    def identity(self) -> Json:
+        """Content beyond the settings that belongs into a key (a dataset's fingerprint, the hash of weights)."""
+        return None
+
+    def require(self) -> None:
+        """MissingData, one line with the cure, if something these settings need is not on this machine."""
+
+    def deviations(self) -> tuple[str, ...]:
+        """Where building from these settings departs from the paper (no pretrained weights here, say)."""
+        return ()
+
+
+class Part(Settings):
+    """A settings class that a recipe selects by `kind`. A direct subclass is a slot, its subclasses the choices."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = handler(source)
+
+        def choose(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if not isinstance(value, Mapping):
+                return validate(value)
+            fields = dict(value)
+            chosen = fields.pop("kind", None)
+            if chosen is None and cls not in slots():
+                return validate(fields)
+            part = find(cls, chosen)
+            return validate(fields) if part is cls else part.model_validate({"kind": chosen, **fields})
+
+        return core_schema.no_info_wrap_validator_function(choose, plain)
+
+    @classmethod
+    def kind(cls) -> str:
+        """The name under which a recipe selects this class, for instance `retinanet.Head`."""
+        package, _, module = cls.__module__.rpartition(".")
+        if package in cls.packages:
+            return f"{module}.{cls.__name__}"
+        return f"{cls.__module__}:{cls.__name__}"
+
+
+def slots() -> list[type[Part]]:
+    """The slots known so far: direct subclasses of `Part`."""
+    return Part.__subclasses__()
+
+
+def find(slot: type[P], kind: object) -> type[P]:
+    """The settings class that `kind` names for `slot`; ValueError, listing the choices, if it names none."""
+    if not isinstance(kind, str):
+        raise ValueError(f"needs `kind`, one of: {', '.join(choices(slot))}")
+    if ":" in kind:
+        module_name, _, name = kind.partition(":")
+        modules = [module_name]
+    else:
+        module, _, name = kind.rpartition(".")
+        modules = [f"{package}.{module}" for package in slot.packages if module and "." not in module]
+    for module_name in modules:
+        try:
+            present = importlib.util.find_spec(module_name) is not None
+        except (ImportError, ValueError):
+            present = False
+        if present:
+            found = getattr(importlib.import_module(module_name), name, None)
+            if isinstance(found, type) and issubclass(found, slot) and found not in slots():
+                return found
+    raise ValueError(f"unknown kind '{kind}'; {nearest(kind, choices(slot))}")
+
+
+@cache
+def choices(slot: type[Part]) -> tuple[str, ...]:
+    """Every kind that `slot` accepts from the project's own packages; imports them, so only for errors and help."""
+    for package in slot.packages:
+        for path in importlib.import_module(package).__path__:
+            for module in pkgutil.iter_modules([path]):
+                if not module.name.startswith("__") and module.name != "cli":
+                    importlib.import_module(f"{package}.{module.name}")
+    return tuple(sorted(part.kind() for part in _below(slot) if part.kind().count(":") == 0))
+
+
+def _below(part: type[Part]) -> Iterator[type[Part]]:
+    for sub in part.__subclasses__():
+        yield sub
+        yield from _below(sub)
+
+
+def canonical(value: object) -> Json:
+    """JSON form of settings, all defaults written out, with kind, version and identity of every part."""
+    if isinstance(value, Settings):
+        form: dict[str, Json] = {"kind": value.kind()} if isinstance(value, Part) else {}
+        form |= {"version": value.version} if value.version != 1 else {}
+        identity = value.identity()
+        form |= {"identity": identity} if identity is not None else {}
+        fields = type(value).model_fields
+        return form | {name: canonical(getattr(value, name)) for name in fields if not fields[name].exclude}
+    if isinstance(value, Mapping):
+        return {str(name): canonical(value[name]) for name in value}
+    if isinstance(value, (tuple, list)):
+        return [canonical(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((canonical(item) for item in value), key=repr)
+    if isinstance(value, Path):
+        return value.as_posix()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def walk(value: object) -> Iterator[Settings]:
+    """Every settings object in `value`, outermost first."""
+    if isinstance(value, Settings):
+        yield value
+        for name in type(value).model_fields:
+            yield from walk(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from walk(item)
+
+
+def content_key(form: Json) -> str:
+    """24 hexadecimal digits of the SHA-256 of the canonical JSON text of `form`."""
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def flat_errors(error: ValidationError) -> list[tuple[tuple[str | int, ...], str, object]]:
+    """(path, message, value found) of every mistake, those inside nested parts included."""
+    found: list[tuple[tuple[str | int, ...], str, object]] = []
+    for item in error.errors():
+        path = tuple(item["loc"])
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            found += [((*path, *deeper), message, value) for deeper, message, value in flat_errors(inner)]
+        else:
+            found.append((path, item["msg"].removeprefix("Value error, "), item["input"]))
+    return found
+

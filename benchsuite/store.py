@@ -1,0 +1,216 @@
+"""The store: finished work by content key, complete or absent, shared by any number of runs at once.
+
+<root>/artifacts/<key>/   a finished job's files and `artifact.json`; published by one rename
+<root>/partial/<key>/     checkpoints and log of an unfinished job; outlives kills, removed on publishing
+<root>/scratch/<key>/     files of the job that holds the key's lock; of nobody, once the lock is free
+<root>/locks/<key>        locked (flock) by the process that works, so the kernel frees it on any death
+<root>/cache/             decoded images, shared by all jobs
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from benchsuite.errors import InputError
+from benchsuite.job import Artifact
+from benchsuite.settings import Json
+
+RECORD = "artifact.json"
+LOG = "job.log"
+_FILES = TypeAdapter(dict[str, tuple[int, str]])
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+class Store:
+    """Artifacts under one folder: `root`, or `$BENCH_STORE`, or `runs/`. Reading creates nothing."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or Path(os.environ.get("BENCH_STORE") or "runs")
+        self.cache = self.root / "cache"
+
+    def folder(self, key: str) -> Path:
+        """Where the artifact of `key` is or will be."""
+        return self.root / "artifacts" / key
+
+    def partial(self, key: str) -> Path:
+        """Where checkpoints and the log of an unfinished job are or will be."""
+        return self.root / "partial" / key
+
+    def artifact(self, key: str) -> Artifact | None:
+        """The finished artifact of `key`, or None; its files are not read (see `verified`)."""
+        folder = self.folder(key)
+        return Artifact(key, folder) if (folder / RECORD).is_file() else None
+
+    def verified(self, key: str) -> Artifact:
+        """The finished artifact of `key`, its files compared with what was recorded when they were written.
+
+        A file is hashed once per process for each (path, modification time, size). InputError if a file was
+        changed or is gone, or if there is no such artifact.
+        """
+        artifact = self.artifact(key)
+        if artifact is None:
+            raise InputError(f"{self.folder(key)}: no such artifact in the store; run the job that makes it")
+        for name, (size, sha256) in _recorded_files(artifact).items():
+            path = artifact.path(name)
+            if not path.is_file():
+                raise _changed(artifact, f"{path}: is gone")
+            found = path.stat().st_size
+            if found != size:
+                raise _changed(artifact, f"{path}: was changed after it was written ({found} bytes instead of {size})")
+            if _digest(path) != sha256:
+                raise _changed(artifact, f"{path}: was changed after it was written (its hash differs)")
+        return artifact
+
+    def record(self, key: str) -> Mapping[str, Json]:
+        """What `artifact.json` says: key, job, label, inputs, device, threads, seconds, environment, files."""
+        return _read_record(Artifact(key, self.folder(key)))
+
+    def prepare(self) -> None:
+        """Make the folders and sweep what killed processes left; InputError if the store cannot be written."""
+        with self.explained():
+            for name in ("artifacts", "partial", "scratch", "locks", "cache"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / "scratch" / f".probe-{os.getpid()}"
+            probe.write_bytes(b"\0")
+            probe.unlink()
+            leftovers = [*(self.root / "scratch").iterdir(), *(self.root / "partial").iterdir()]
+        for folder in leftovers:
+            if folder.is_dir() and (folder.parent.name == "scratch" or self.artifact(folder.name)):
+                with self.lock(folder.name) as mine:
+                    if mine:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[bool]:
+        """Hold the lock of `key`: True, or False at once when another process holds it."""
+        with self.explained():
+            handle = os.open(self.root / "locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                with self.explained():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            except BlockingIOError:
+                mine = False
+            try:
+                yield mine
+            finally:
+                if mine:  # unlocked by name: a forked loader process may still hold a copy of the handle
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """A new empty folder to write the artifact of `key` into, gone afterwards; the caller holds the lock."""
+        folder = self.root / "scratch" / key
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self.partial(key).mkdir(exist_ok=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, key: str, scratch: Path, record: Mapping[str, Json]) -> Artifact:
+        """Make `scratch` the artifact of `key`, with the log beside its files; the caller holds the lock."""
+        log = self.partial(key) / LOG
+        if log.is_file() and log.stat().st_size:
+            log.replace(scratch / LOG)
+        paths = sorted(path for path in scratch.rglob("*") if path.is_file())
+        files = {path.relative_to(scratch).as_posix(): [path.stat().st_size, _digest(path)] for path in paths}
+        text = json.dumps({"key": key, **record, "files": files}, indent=1, ensure_ascii=False)
+        (scratch / RECORD).write_text(text + "\n", encoding="utf-8")
+        for path in (*paths, scratch / RECORD, *(p for p in scratch.rglob("*") if p.is_dir()), scratch):
+            _sync(path)
+        target = self.folder(key)
+        if target.exists():  # no record, or the job would not have run: a folder somebody emptied
+            shutil.rmtree(target)
+        for name, path in zip(files, paths, strict=True):  # the rename moves files, it does not change them
+            _digests[_identity(target / name, path)] = str(files[name][1])
+        scratch.rename(target)
+        _sync(target.parent)
+        shutil.rmtree(self.partial(key), ignore_errors=True)
+        return Artifact(key, target)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn a full disk or an unwritable store into an InputError of one line."""
+        try:
+            yield
+        except Exception as error:
+            told = self.explain(error)
+            if told is None:
+                raise
+            raise told from error
+
+    def explain(self, error: Exception) -> InputError | None:
+        """What to tell about an error met while writing into the store; None if it is about something else."""
+        number = error.errno if isinstance(error, OSError) else None
+        named = Path(str(error.filename)) if isinstance(error, OSError) and error.filename else self.root
+        # safetensors and torch report a full disk in errors of their own
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return InputError(f"{named}: the disk is full; free some space, or use another store with --store, "
+                              "and run again (finished jobs and checkpoints are kept)")  # fmt: skip
+        if not isinstance(error, OSError) or not named.absolute().is_relative_to(self.root.absolute()):
+            return None
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return InputError(f"{named}: cannot be written ({error.strerror}); change its permissions, "
+                              "or use another store with --store")  # fmt: skip
+        if number in (errno.ENOTDIR, errno.EEXIST):
+            return InputError(f"{named}: a file is where the store needs a folder; move it, "
+                              "or use another store with --store")  # fmt: skip
+        if number in (errno.ENOLCK, errno.EOPNOTSUPP):
+            return InputError(f"{named}: this file system has no locks; use a store on a local disk with --store")
+        return None
+
+
+def _read_record(artifact: Artifact) -> Mapping[str, Json]:
+    try:
+        record = json.loads(artifact.path(RECORD).read_text(encoding="utf-8"))
+        if record["key"] != artifact.key:
+            raise _changed(artifact, f"{artifact.path(RECORD)}: is of another artifact, {record['key']}")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _changed(artifact, f"{artifact.path(RECORD)}: cannot be read ({type(error).__name__})") from error
+    return dict(record)
+
+
+def _recorded_files(artifact: Artifact) -> dict[str, tuple[int, str]]:
+    files = _read_record(artifact).get("files")
+    try:
+        return _FILES.validate_python(files)
+    except ValidationError as error:
+        raise _changed(artifact, f"{artifact.path(RECORD)}: has no readable list of files") from error
+
+
+def _changed(artifact: Artifact, what: str) -> InputError:
+    return InputError(f"{what}; delete the folder {artifact.folder} and run again")
+
+
+def _identity(path: Path, file: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return str(path.absolute()), stat.st_mtime_ns, stat.st_size
+
+
+def _digest(path: Path) -> str:
+    identity = _identity(path, path)
+    if identity not in _digests:
+        with path.open("rb") as file:
+            _digests[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[identity]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,339 @@
+"""A worker: a process, forked from a warm server, that does one job after another on one device.
+
+It lives in a session of its own, so that Ctrl-C in the terminal reaches only the scheduler, and ends with the
+scheduler, whatever kills that. The scheduler sends it a `Task`, and SIGTERM to ask it to stop; the worker answers with
+`Started`, `Progress` and then one of `Done`, `Busy`, `Stopped`, `Failed`. Nothing here imports torch before a job is
+done.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
+
+from benchsuite.environment import determinism
+from benchsuite.errors import BenchError, Interrupted
+from benchsuite.job import Context, Job, Progress
+from benchsuite.settings import Json
+from benchsuite.store import LOG, Store
+
+REPORT_SECONDS = 0.1
+# Read by glibc and Python when the server starts. Large blocks stay with the process: giving them back after every
+# step costs page faults, up to ten times the step on a CPU. A fixed hash seed makes the order of sets repeat.
+SERVER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "PYTHONHASHSEED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: a device as jobs see it, and what the process may see of the machine."""
+
+    device: str
+    threads: int
+    visible: str | None = None  # the value of CUDA_VISIBLE_DEVICES for the worker
+    name: str = "cpu"  # the device as the user knows it; places of one name share it
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job to do."""
+
+    job: Job
+    threads: int
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The worker holds the job's lock and begins."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job's artifact is in the store; `cached` when another run had made it meanwhile."""
+
+    seconds: float
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Another run works on this job."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job was asked to stop and left a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job failed: one line for the user and the exit code it stands for."""
+
+    message: str
+    exit_code: int
+
+
+Answer: TypeAlias = Started | Progress | Done | Busy | Stopped | Failed
+
+
+class Worker:
+    """The scheduler's end of a worker process. A worker that died is started again by the next `send`."""
+
+    def __init__(self, place: Place, store: Store, environment: Mapping[str, Json]) -> None:
+        self.place = place
+        self.task: Task | None = None
+        self._arguments = (place, store.root, dict(environment))
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def send(self, task: Task) -> None:
+        """Give the worker a task; starts the process if there is none."""
+        self.task = task
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        assert self._pipe is not None
+        with suppress(BrokenPipeError, ConnectionResetError):  # died at this moment: `answers` tells
+            self._pipe.send(task)
+
+    def waitable(self) -> list[Connection | int]:
+        """What becomes ready when the worker has answered or died."""
+        if self._process is None or self._pipe is None:
+            return []
+        return [self._pipe, self._process.sentinel]
+
+    def answers(self) -> Iterator[Answer | None]:
+        """What the worker said since the last call; ends with None if it died."""
+        if self._process is None or self._pipe is None:
+            return
+        alive = self._process.is_alive()  # asked before reading, so that last words are not lost
+        try:
+            while self._pipe.poll():
+                yield self._pipe.recv()
+        except (EOFError, OSError):
+            alive = False
+        if not alive:
+            yield None
+
+    def stop(self) -> None:
+        """Ask the running job to leave a checkpoint and stop."""
+        if self._process is not None and self._process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
+
+    def end(self, patience: float = 0.0) -> str:
+        """End the process and everything it started, at once or after `patience` seconds; how it ended."""
+        if self._process is None or self._pipe is None or self._process.pid is None:
+            return "not started"
+        self._pipe.close()
+        if patience:
+            self._process.join(patience)
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # ended, or not yet a group of its own
+            self._process.kill()
+        self._process.join()
+        code = self._process.exitcode or 0
+        self._process = self._pipe = None
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def _start(self) -> None:
+        if self._process is not None:
+            self.end()
+        warm()
+        self._pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("forkserver")
+        arguments = (theirs, dict(os.environ), *self._arguments)
+        self._process = context.Process(target=serve, args=arguments, name="bench-worker")
+        with _no_main_module():
+            self._process.start()
+        theirs.close()
+
+
+def warm() -> None:
+    """Start the fork server if it does not run: it imports torch while the caller goes on planning."""
+    before = {name: os.environ.get(name) for name in SERVER_ENVIRONMENT}
+    os.environ.update(SERVER_ENVIRONMENT)
+    try:
+        forkserver.set_forkserver_preload(["benchsuite.preload"])
+        with _no_main_module():
+            forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    # multiprocessing imports the caller's main script again in each child: a script without a main guard would start
+    # itself over, and any other costs its imports. Workers need nothing from it.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def serve(
+    pipe: Connection, environ: Mapping[str, str], place: Place, root: Path, environment: Mapping[str, Json]
+) -> None:
+    """The worker's process: do tasks until the scheduler closes the pipe, dies, or asks to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environ)
+    os.environ["RAYON_NUM_THREADS"] = str(place.threads)
+    if place.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.visible
+    store = Store(root)
+    while not stop.is_set():
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # the job's own module may fail to import in any way
+            pipe.send(Failed(f"a job cannot be sent to a worker: {_in_short(error)}; "
+                             "define its classes in a module that can be imported", 2))  # fmt: skip
+            continue
+        pipe.send(_answer(task, place, store, environment, pipe, stop))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)  # loader processes included
+
+
+def _answer(
+    task: Task, place: Place, store: Store, environment: Mapping[str, Json], pipe: Connection, stop: threading.Event
+) -> Answer:
+    job, key = task.job, task.job.key
+    log = store.partial(key) / LOG
+    try:
+        with store.lock(key) as mine:
+            if not mine:
+                return Busy()
+            if store.artifact(key) is not None:
+                return Done(0.0, cached=True)
+            pipe.send(Started())
+            inputs = {name: store.verified(needed.key) for name, needed in job.inputs.items()}
+            with store.explained(), store.scratch(key) as folder:
+                context = Context(
+                    folder=folder,
+                    partial=store.partial(key),
+                    cache=store.cache,
+                    inputs=inputs,
+                    device=place.device,
+                    threads=task.threads,
+                    checkpoint_every=task.checkpoint_every,
+                    report=_throttled(pipe),
+                    stop=stop.is_set,
+                )
+                with _captured(log):
+                    seconds = _do(job, context)
+                record: dict[str, Json] = {
+                    "label": job.label,
+                    "job": job.form,
+                    "inputs": {name: needed.key for name, needed in job.inputs.items()},
+                    "device": place.device,
+                    "threads": task.threads,
+                    "seconds": round(seconds, 3),
+                    "environment": environment,
+                }
+                store.publish(key, folder, record)
+        return Done(seconds)
+    except Interrupted:
+        return Stopped()
+    except BenchError as error:
+        return Failed(f"{job.label}: {error}", error.exit_code)
+    except Exception as error:
+        return Failed(_told(error, job, place, log), 1)
+
+
+def _do(job: Job, context: Context) -> float:
+    _seed(int(job.key, 16), context.threads, context.device)
+    started = time.perf_counter()
+    try:
+        job.do(context)
+    except (BenchError, SystemExit):
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise
+    return time.perf_counter() - started
+
+
+def _seed(seed: int, threads: int, device: str) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**63)
+    torch.set_num_threads(threads)
+    determinism(device)
+
+
+@contextmanager
+def _captured(log: Path) -> Iterator[None]:
+    """Write what the process prints, in C too, to the end of `log`."""
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, stream in enumerate((sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # the disk may be full
+                stream.flush()
+            os.dup2(kept[number], number + 1)
+            os.close(kept[number])
+
+
+def _throttled(pipe: Connection) -> Callable[[Progress], None]:
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS or progress.done == progress.total:
+            last = now
+            pipe.send(progress)
+
+    return report
+
+
+def _told(error: Exception, job: Job, place: Place, log: Path) -> str:
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
+        return f"{job.label}: out of memory on {place.name}; lower the batch, the input's size or --slots (log: {log})"
+    return f"{job.label}: {_in_short(error)} (log: {log})"
+
+
+def _in_short(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0][:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

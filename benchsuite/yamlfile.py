@@ -1,0 +1,168 @@
+"""Recipes' YAML: read safely, every value with the file and line it came from, so that errors can name them."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from benchsuite.errors import InputError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written, and the text of a number as printed."""
+
+    file: str
+    line: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain values and, for each path into them, its origin."""
+
+    value: Any
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+
+    def origin(self, path: Path) -> Origin:
+        """Origin of `path`, or of the nearest thing above it."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins.get(path, Origin("recipe", 0))
+
+    def at(self, *path: str | int) -> "Document":
+        """The part of the document below `path`; an empty mapping where there is none."""
+        value = self.value
+        for step in path:
+            present = step in value if isinstance(value, dict) else isinstance(step, int) and step < len(value)
+            value = value[step] if present else {}
+        depth = len(path)
+        below = {where[depth:]: origin for where, origin in self.origins.items() if where[:depth] == path}
+        return Document(value, below)
+
+    def below(self, name: str) -> "Document":
+        """The document as the value of one key."""
+        return Document({name: self.value}, {(name, *path): origin for path, origin in self.origins.items()})
+
+    def without(self, keys: frozenset[str]) -> "Document":
+        """The same mapping less some of its keys."""
+        kept = {name: value for name, value in self.value.items() if name not in keys}
+        return Document(kept, {path: origin for path, origin in self.origins.items() if not path or path[0] in kept})
+
+    def merged(self, change: "Document") -> "Document":
+        """`change` laid over this document: mappings merge, everything else (lists too) is replaced."""
+        if not (isinstance(self.value, dict) and isinstance(change.value, dict)):
+            return change
+        value, origins = dict(self.value), dict(self.origins)
+        for name in change.value:
+            if name in value:
+                below = self.at(name).merged(change.at(name))
+                origins = {path: origin for path, origin in origins.items() if path[:1] != (name,)}
+            else:
+                below = change.at(name)
+            value[name] = below.value
+            origins |= {(name, *path): origin for path, origin in below.origins.items()}
+        return Document(value, origins)
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML 1.2's plain scalars: `on` and `no` are words, `1e-4` is a number."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|)$", ["~", "n", ""]),
+    ("bool", r"^(?:true|false)$", ["t", "f"]),
+    ("int", r"^[-+]?\d+$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?$", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:bool": lambda text: text == "true",
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": float,
+    "tag:yaml.org,2002:str": str,
+}
+
+
+def read(file: FilePath) -> Document:
+    """Read a YAML mapping; InputError with file and line for whatever is not plain YAML."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; `bench list` shows the recipes there are") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); a recipe is a UTF-8 text file") from None
+    return parse(text, file.name)
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse YAML text; `name` stands in errors."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}; mend the line") from None
+    document = _Builder(name).build(node)
+    if not isinstance(document.value, dict):
+        raise InputError(f"{name}:1: a recipe is a mapping (`id: …`), found {type(document.value).__name__}")
+    return document
+
+
+def parse_value(text: str) -> Any:
+    """One value as on the command line (`--set a.b=[1, 2]`)."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"--set: '{text}' is not a YAML value; quote it, for instance \"a.b='text'\"") from None
+    return _Builder("--set").build(node).value
+
+
+class _Builder:
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.origins: dict[Path, Origin] = {}
+        self.seen: set[int] = set()
+
+    def build(self, node: yaml.Node | None) -> Document:
+        return Document(None if node is None else self.value(node, ()), self.origins)
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        origin = Origin(self.file, node.start_mark.line + 1)
+        if id(node) in self.seen:
+            raise InputError(f"{origin}: anchors and aliases are not used in recipes; write the value out")
+        self.seen.add(id(node))
+        self.origins[path] = origin
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        if node.tag not in _SCALARS:
+            raise InputError(f"{origin}: tag {node.tag} is not allowed; recipes hold plain values only")
+        self.origins[path] = replace(origin, text=node.value)
+        return _SCALARS[node.tag](node.value)
+
+    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            line = f"{self.file}:{key_node.start_mark.line + 1}"
+            if not isinstance(key, str):
+                raise InputError(f"{line}: a key must be a word")
+            if key in built:
+                raise InputError(f"{line}: key '{key}' stands twice; keep one")
+            built[key] = self.value(value_node, (*path, key))
+            self.origins[*path, key] = replace(self.origins[*path, key], line=key_node.start_mark.line + 1)
+        return built

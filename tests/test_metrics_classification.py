@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchsuite.errors import BenchError
+from benchsuite.metrics.classification import top_k
+
+
+def test_by_hand():
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])
+    result = top_k(scores, np.array([1, 1, 2, 2]), ks=(1, 2))
+    assert result == {"protocol": "top-k", "top1": 50, "top1_error": 50, "top2": 75, "top2_error": 25}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_equals_a_stable_sort(seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.integers(0, 4, (9, 6)) / 4, rng.integers(0, 6, 9)
+    result = top_k(scores, labels, ks=(1, 3, 6))
+    for k in (1, 3, 6):
+        right = [label in sorted(range(6), key=lambda c, row=row: -row[c])[:k] for row, label in zip(scores, labels)]
+        assert result[f"top{k}"] == 100 * np.mean(right)
+    assert result["top6"] == 100
+
+
+@pytest.mark.parametrize(
+    ("scores", "ks", "message"),
+    [
+        (np.zeros((0, 3)), (1,), "no images"),
+        (np.full((1, 3), np.nan), (1,), "NaN"),
+        (np.zeros((1, 3)), (1, 5), "top-5 of 3 classes"),
+    ],
+)
+def test_bad_input(scores, ks, message):
+    with pytest.raises(BenchError, match=message):
+        top_k(scores, np.zeros(len(scores), np.int64), ks)

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metric_cases import FIXTURES, detection_set, from_coco, random_case
+from pydantic import ValidationError
+
+from benchsuite.errors import BenchError, InputError
+from benchsuite.metrics.coco import COLUMNS, Coco, paired_images, precision_at, with_hotcoco, with_pycocotools
+from benchsuite.metrics.metric import Found
+
+FAKE100 = Path(__file__).parents[2] / "shared" / "data" / "evalvec" / "coco_fake100"
+EVALUATORS = ("hotcoco", "pycocotools")
+
+
+def one_box(box=(10, 10, 50, 50), score=0.5):
+    data = detection_set([0], [[10, 10, 50, 50]], [0], ["a", "b"])
+    return data, Found(np.array([7]), np.array([box], float), np.array([score]), np.array([0]))
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_fixture_gives_the_stored_numbers(evaluator):
+    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
+    expected = json.loads((FIXTURES / "expected.json").read_text())
+    result = Coco(evaluator=evaluator).score(data, found)
+    assert result == {"protocol": "coco", **{name: expected[name] for name in (*COLUMNS, "per_class")}}
+
+
+@pytest.mark.skipif(not FAKE100.exists(), reason="shared/data/evalvec is not here")
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_fake100_exact(evaluator):
+    data, found = from_coco(FAKE100 / "gt.json", FAKE100 / "dt_bbox.json")
+    expected = json.loads((FAKE100 / "expected.json").read_text())["bbox"]
+    result = Coco(evaluator=evaluator).score(data, found)
+    assert {name: result[name] for name in COLUMNS} == {name: 100 * value for name, value in expected.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_evaluators_agree_bit_for_bit(seed):
+    data, found = random_case(seed)
+    fast, reference = with_hotcoco(data, found), with_pycocotools(data, found)
+    assert np.array_equal(fast.stats, reference.stats)
+    assert np.array_equal(fast.eval["precision"], reference.eval["precision"])
+    assert Coco().score(data, found) == Coco(evaluator="pycocotools").score(data, found)
+
+
+def test_by_hand():
+    # IoU of a 40 × 40 box moved by 10: 30 × 40 / (2 × 1600 - 1200) = 0.6, so right at .50, .55 and .60 of ten.
+    data, found = one_box((20, 10, 60, 50))
+    result = Coco(further=(0.6, 0.7)).score(data, found)
+    assert result["AP50"] == pytest.approx(100)
+    assert result["AP"] == pytest.approx(30)
+    assert (result["AP60"], result["AP70"]) == (pytest.approx(100), 0)
+    assert result["APs"] is None
+    assert result["APm"] == pytest.approx(30)  # 1600 pixels
+    assert result["per_class"] == {"a": pytest.approx(30), "b": None}
+    assert set(result) == {"protocol", "per_class", *Coco(further=(0.6, 0.7)).columns}
+
+
+def test_precision_at_averages_to_ap():
+    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
+    evaluation = with_hotcoco(data, found)
+    each = [precision_at(evaluation, 0.5 + 0.05 * step) for step in range(10)]
+    assert np.mean(each) == pytest.approx(100 * evaluation.stats[0])
+
+
+def test_crowd_boxes_are_ignored_and_difficult_ones_count():
+    two = [[10, 10, 50, 50], [100, 100, 150, 150]]
+    crowd = detection_set([0, 0], two, [0, 0], ["a"], crowd=[False, True])
+    difficult = detection_set([0, 0], two, [0, 0], ["a"], difficult=[False, True])
+    found = Found(np.array([7]), crowd.boxes[:1], np.array([0.5]), np.array([0]))
+    assert Coco().score(crowd, found)["AR100"] == 100
+    assert Coco().score(difficult, found)["AR100"] == 50
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_no_detections_score_zero(evaluator):
+    data, _ = one_box()
+    none = Found(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, np.int64))
+    result = Coco(evaluator=evaluator).score(data, none)
+    assert result["AP"] == 0
+    assert result["per_class"] == {"a": 0, "b": None}
+
+
+def test_nothing_is_printed(capfd):
+    data, found = one_box()
+    for evaluator in EVALUATORS:
+        Coco(evaluator=evaluator).score(data, found)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_ids": np.array([99])}, "image id 99 is not in case"),
+        ({"labels": np.array([2])}, "class 2 is none of the 2"),
+        ({"labels": np.array([-1])}, "class -1"),
+        ({"scores": np.array([np.nan])}, r"scores of detection 0 \(image 7\)"),
+        ({"boxes": np.array([[0, 0, np.inf, 1]])}, "boxes of detection 0"),
+    ],
+)
+def test_detections_that_do_not_fit(change, message):
+    data, found = one_box()
+    with pytest.raises(InputError, match=message):
+        Coco().score(data, Found(**{**vars(found), **change}))
+
+
+def test_settings_refuse_other_thresholds():
+    with pytest.raises(ValidationError, match=r"0\.62"):
+        Coco(further=(0.62,))
+    with pytest.raises(ValidationError):
+        Coco(evaluator="fast")
+
+
+def test_found_is_saved_and_loaded(tmp_path):
+    _, found = random_case(5)
+    found.save(tmp_path / "detections.safetensors")
+    again = Found.load(tmp_path / "detections.safetensors")
+    assert all(np.array_equal(value, vars(again)[name]) for name, value in vars(found).items())
+
+
+def test_broken_files_of_detections(tmp_path):
+    file = tmp_path / "detections.safetensors"
+    with pytest.raises(BenchError, match="no such file"):
+        Found.load(file)
+    random_case(5)[1].save(file)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(BenchError, match="predict again"):
+        Found.load(file)
+    with pytest.raises(BenchError, match="unlike length"):
+        Found(np.zeros(2, np.int64), np.zeros((2, 4)), np.zeros(3), np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize("column", ["AP", "APs", "APm", "AR1", "AR10"])
+def test_paired_bootstrap(column):
+    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
+    worse = Found(found.image_ids, found.boxes + 2, found.scores, found.labels)
+    interval = paired_images(data, found, worse, column, draws=100)
+    difference = Coco().score(data, worse)[column] - Coco().score(data, found)[column]
+    assert interval.difference == pytest.approx(difference)
+    assert interval.low <= interval.difference <= interval.high
+    assert interval == paired_images(data, found, worse, column, draws=100)
+
+
+def test_paired_bootstrap_of_equals_and_of_the_undefined():
+    data, found = one_box()
+    same = paired_images(data, found, found, draws=20)
+    assert (same.low, same.high, same.difference) == (0, 0, 0)
+    assert paired_images(data, found, found, "APs") is None
+    assert paired_images(data, found, found, "latency_ms") is None
