@@ -1,4 +1,4 @@
-"""Matching and losses of RetinaNet, forward and backward: ours on the padded batch against torchvision's image by image.
+"""Matching and losses of RetinaNet, forward and backward: ours on the padded batch, torchvision's image by image.
 
 Batch 4 of 640×1024 (81,840 anchors), 80 classes, 1 to 20 boxes an image as COCO has them. Prints ours / torchvision's.
 """
@@ -8,7 +8,7 @@ from step import compare, report
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from benchsuite.models.anchors import PyramidAnchors
-from benchsuite.models.retinanet import RetinaNet, RetinaNetDetector
+from benchsuite.models.retinanet import RetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
 HEIGHT, WIDTH, CLASSES = 640, 1024, 80
@@ -31,13 +31,13 @@ def measure(repeats: int) -> list[tuple[float, float]]:
 
     def ours() -> None:
         found = model.losses_of(logits, offsets, anchors, boxes, labels)
-        torch.autograd.grad(sum(found.values()), (logits, offsets))
+        torch.autograd.grad(list(found.values()), (logits, offsets))
 
     def theirs() -> None:
         found = reference.compute_loss(
             targets, {"cls_logits": logits, "bbox_regression": offsets}, [anchors] * len(BOXES)
         )
-        torch.autograd.grad(sum(found.values()), (logits, offsets))
+        torch.autograd.grad(list(found.values()), (logits, offsets))
 
     return compare(ours, theirs, repeats)
 

@@ -13,14 +13,13 @@ import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.metrics.coco import Coco
 from benchsuite.metrics.metric import Found
-from benchsuite.settings import Json
 
 IMAGES, BOXES, PER_IMAGE, CLASSES, SIDE = 5_000, 36_000, 100, 80, 640.0
 
@@ -60,7 +59,7 @@ def scene(seed: int = 0) -> tuple[DetectionSet, Found]:
     return data, Found(image_ids, found.astype(np.float32), scores.astype(np.float32), labels)
 
 
-def score(data: DetectionSet, file: Path, evaluator: Literal["hotcoco", "pycocotools"]) -> tuple[float, dict[str, Json]]:
+def score(data: DetectionSet, file: Path, evaluator: Literal["hotcoco", "pycocotools"]) -> tuple[float, dict[str, Any]]:
     start = perf_counter()
     result = Coco(evaluator=evaluator).score(data, Found.load(file))
     return perf_counter() - start, result

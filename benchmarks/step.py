@@ -12,13 +12,14 @@ from statistics import median
 from time import perf_counter
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchsuite.data.batch import Batch
-from benchsuite.models.retinanet import RetinaNet
+from benchsuite.models.retinanet import RetinaNet, RetinaNetDetector
 from benchsuite.timing import keep_memory
 
 IMAGES, SIDE, BOXES, CLASSES = 4, 256, 7, 80
@@ -53,7 +54,9 @@ def report(name: str, target: float, measure: Callable[[int], list[tuple[float, 
     if options.json:
         print(json.dumps({"name": name, "ratio": ratio, "target": target, "pairs": pairs}))
     else:
-        print(f"{name}: {ratio:.3f} × torchvision (target ≤ {target}; {1e3 * ours:.0f} ms against {1e3 * theirs:.0f} ms)")
+        print(
+            f"{name}: {ratio:.3f} × torchvision (target ≤ {target}; {1e3 * ours:.0f} ms against {1e3 * theirs:.0f} ms)"
+        )
 
 
 def a_batch() -> Batch:
@@ -77,13 +80,14 @@ def freeze(stem_and_first: list[nn.Module], backbone: nn.Module) -> list[nn.Modu
     return frozen
 
 
-def our_model() -> nn.Module:
+def our_model() -> RetinaNetDetector:
     model = RetinaNet().build(CLASSES)
-    model.backbone.frozen = freeze([model.backbone.stem, model.backbone.stages[0]], model.backbone)
+    backbone = model.backbone
+    backbone.frozen = freeze([backbone.stages[0], backbone.stages[1]], backbone)
     return model
 
 
-def torchvision_model() -> nn.Module:
+def torchvision_model() -> torchvision.models.detection.RetinaNet:
     strides = 8, 16, 32, 64, 128
     model = retinanet_resnet50_fpn(
         weights=None,
@@ -104,7 +108,8 @@ def measure(repeats: int) -> list[tuple[float, float]]:
     batch = a_batch()
     images = list(batch.images.float() / 255)
     targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
-    ours, theirs = (model.to(memory_format=torch.channels_last) for model in (our_model(), torchvision_model()))
+    ours = our_model().to(memory_format=torch.channels_last)
+    theirs = torchvision_model().to(memory_format=torch.channels_last)
     trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, theirs)]
     if trained[0] != trained[1]:
         raise SystemExit(f"the models do not train the same parameters: {trained[0]:,} and {trained[1]:,}")
@@ -118,7 +123,7 @@ def step(model: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Callable[
 
     def one() -> None:
         optimizer.zero_grad()
-        torch.stack(list(losses().values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(losses().values())).sum())
         optimizer.step()
 
     return one

@@ -3,7 +3,8 @@
 From Python:
 
     import benchsuite as bs
-    recipe = bs.load("har-table1").with_row("wide", like="sa-1-1-1", change={"model": {"head": {"spatial": {"channels": 64}}}})
+    wide = {"model": {"head": {"spatial": {"channels": 64}}}}
+    recipe = bs.load("har-table1").with_row("wide", like="sa-1-1-1", change=wide)
     results = bs.run(bs.plan(recipe, rows=["baseline", "wide"], tier="smoke"))
     print(bs.frame(results))
 """

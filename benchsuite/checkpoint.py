@@ -15,7 +15,7 @@ from benchsuite.settings import Json
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Json] | None = None) -> None:
-    """Write `tensors` (any device and memory format) and `state` to `path`; a kill leaves the old file or the new one."""
+    """Write `tensors` (any device and memory format) and `state` to `path`; a kill leaves the old file or the new."""
     # Contiguous copies of their own: safetensors knows no memory format and refuses tensors that share memory.
     held = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     scratch = path.with_name(f".{path.name}.scratch")

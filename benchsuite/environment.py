@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +19,13 @@ from benchsuite.settings import Json
 from benchsuite.store import Store
 
 PACKAGES = ("benchsuite", "torch", "torchvision", "timm", "numpy", "hotcoco", "pycocotools")
-# What a data root may hold: a dataset's name and a file or folder by which it is known.
+# Datasets of the papers: the folder's name, and files or folders by which the dataset is known.
 LAYOUTS = {
-    "COCO": ("annotations/instances_val2017.json", "coco/annotations/instances_val2017.json"),
-    "VOC 2007": ("VOCdevkit/VOC2007", "VOC2007"),
-    "VOC 2012": ("VOCdevkit/VOC2012", "VOC2012"),
-    "CIFAR-100": ("cifar-100-python",),
-    "ImageNet": ("imagenet/val", "ILSVRC2012/val"),
+    "COCO": ("coco", ("annotations/instances_val2017.json",)),
+    "VOC 2007": ("voc", ("VOCdevkit/VOC2007", "VOC2007")),
+    "VOC 2012": ("voc", ("VOCdevkit/VOC2012", "VOC2012")),
+    "CIFAR-100": ("cifar100", ("cifar-100-python",)),
+    "ImageNet": ("imagenet", ("val",)),
 }
 FREE_BYTES = 2 << 30
 
@@ -71,7 +71,10 @@ def determinism(device: str) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `bench doctor`: what was looked at, whether it is as it should be, what was found, what to do."""
+    """One line of `bench doctor`: what was looked at, whether it is as it should be, what was found, what to do if not.
+
+    Without what is not `needed` only some things cannot be done.
+    """
 
     name: str
     ok: bool
@@ -79,12 +82,16 @@ class Check:
     cure: str = ""
     needed: bool = True
 
+    def form(self) -> dict[str, Json]:
+        """For `--json`."""
+        return asdict(self)
 
-def doctor(store: Store | None = None) -> list[Check]:
+
+def doctor(store: Path | None = None) -> list[Check]:
     """Look at versions, torch and torchvision together, GPUs, data, weights and the store; loads torch."""
-    store = store or Store()
+    kept = Store(store)
     return [*_check_versions(), _check_pair(), _check_gpu(), _check_evaluator(), *_check_data(), _check_weights(),
-            _check_store(store), _check_space(store)]  # fmt: skip
+            _check_store(kept), _check_space(kept)]  # fmt: skip
 
 
 def _check_versions() -> Iterator[Check]:
@@ -128,14 +135,12 @@ def _check_evaluator() -> Check:
 
 
 def _check_data() -> Iterator[Check]:
-    root = os.environ.get("BENCH_DATA")
-    if not root:
-        cure = "set BENCH_DATA, or use --data-root, to the folder that holds COCO, VOC or CIFAR-100"
-        yield Check("data", False, "BENCH_DATA is not set; the generated set needs none", cure, needed=False)
-        return
-    for name, places in LAYOUTS.items():
-        found = next((place for place in places if (Path(root) / place).exists()), None)
-        yield Check(name, found is not None, found or "not found", f"put {places[0]} below $BENCH_DATA", needed=False)
+    from benchsuite.data.files import roots
+
+    for name, (folder, marks) in LAYOUTS.items():
+        found = next((root / mark for root in roots(folder) for mark in marks if (root / mark).exists()), None)
+        cure = f"put {folder}/{marks[0]} below $BENCH_DATA, or say with --data-root where it is"
+        yield Check(name, found is not None, found.as_posix() if found else "not found", cure, needed=False)
 
 
 def _check_weights() -> Check:

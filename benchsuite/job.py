@@ -19,10 +19,12 @@ class Artifact:
     folder: Path
 
     def path(self, name: str) -> Path:
+        """A file of the artifact."""
         return self.folder / name
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
+        """What the job measured; empty where it measures nothing."""
         file = self.folder / "metrics.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
@@ -58,6 +60,7 @@ class Context:
     stop: Callable[[], bool] = lambda: False
 
     def write_metrics(self, metrics: Mapping[str, Json]) -> None:
+        """Leave numbers in `metrics.json`."""
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
@@ -72,17 +75,27 @@ class Job(Part):
 
     @property
     def inputs(self) -> dict[str, "Job"]:
+        """The fields that are jobs."""
         return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Job)}
 
     @cached_property
     def form(self) -> dict[str, Json]:
         """Canonical form with inputs replaced by their keys: what the key is the hash of, kept beside the artifact."""
-        own = {name: canonical(getattr(self, name)) for name, field in type(self).model_fields.items()
-               if name not in self.inputs and not field.exclude}
-        return {"job": self.kind(), "version": self.version, "inputs": {n: j.key for n, j in self.inputs.items()}, **own}
+        own = {
+            name: canonical(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name not in self.inputs and not field.exclude
+        }
+        return {
+            "job": self.kind(),
+            "version": self.version,
+            "inputs": {n: j.key for n, j in self.inputs.items()},
+            **own,
+        }
 
     @cached_property
     def key(self) -> str:
+        """Hash of the form: equal keys are the same work."""
         return content_key(self.form)
 
     @property

@@ -34,6 +34,7 @@ class Train(Job):
 
     @property
     def label(self) -> str:
+        """For progress and plan."""
         return f"train seed {self.seed}"
 
     def do(self, context: Context) -> None:
@@ -59,6 +60,7 @@ class Predict(Job):
 
     @property
     def label(self) -> str:
+        """For progress and plan."""
         return f"predict seed {self.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -79,6 +81,7 @@ class Score(Job):
 
     @property
     def label(self) -> str:
+        """For progress and plan."""
         return f"score seed {self.predict.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -98,6 +101,7 @@ class Difference(Job):
 
     @property
     def label(self) -> str:
+        """For progress and plan."""
         return f"difference on {self.column} seed {self.first.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -123,6 +127,7 @@ class Time(Job):
 
     @property
     def label(self) -> str:
+        """For progress and plan."""
         return "time"
 
     def do(self, context: Context) -> None:
@@ -187,18 +192,22 @@ class Detection(Pipeline):
 
     @property
     def protocol(self) -> str:
+        """The metric's."""
         return self.metric.protocol
 
     def predict(self, seed: int) -> Predict:
         """The row's detections for one seed."""
         data, val = self.data.cut("train"), self.data.cut("val")
         if data.classes != val.classes:
-            raise InputError(f"data: {data.name} has {len(data.classes)} classes and {val.name} {len(val.classes)}; "
-                             "train and val need the same classes in the same order")
+            raise InputError(
+                f"data: {data.name} has {len(data.classes)} classes and {val.name} {len(val.classes)}; "
+                "train and val need the same classes in the same order"
+            )
         fit = Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
         return Predict(train=fit, data=val, input=self.input, post=self.post, batch=self.eval_batch)
 
     def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The score, and the latency where `timing` is set."""
         seen = self.predict(seed)
         last: dict[str, Job] = {"score": Score(predict=seen, metric=self.metric)}
         if self.timing is not None:
@@ -208,11 +217,13 @@ class Detection(Pipeline):
         return last
 
     def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+        """A bootstrap over images, where the metric offers one."""
         if not isinstance(other, Detection) or column not in self.metric.paired_columns:
             return None
         return Difference(first=self.predict(seed), second=other.predict(seed), metric=self.metric, column=column)
 
     def inspect(self) -> dict[str, Json]:
+        """Counted on the meta device at the usual padded input."""
         import torch
 
         from benchsuite.models.cost import macs, parameters
@@ -225,5 +236,5 @@ class Detection(Pipeline):
             "parameters": parameters(detector),
             "macs": macs(detector, image),
             "input": [3, height, width],
-            "anchors": detector.anchor_count(height, width),
+            "anchors": detector.anchor_count(image),
         }

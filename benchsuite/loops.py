@@ -17,7 +17,7 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 def place_model(model: nn.Module, device: str, channels_last: bool) -> None:
     """Move `model` to `device`, in place, its 4-D tensors in channels_last if asked for."""
     model.to(device)
-    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def place(batch: Batch, device: str, channels_last: bool) -> Batch:

@@ -27,6 +27,7 @@ class PlannedRow:
 
     @property
     def id(self) -> str:
+        """`recipe/row`."""
         return f"{self.recipe.id}/{self.row.id}"
 
 

@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from benchsuite import checkpoint
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.data.batches import EvalBatches, loader
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.errors import Interrupted
+from benchsuite.errors import InputError, Interrupted
 from benchsuite.job import Context, Progress
 from benchsuite.loops import Precision, autocast, memory, place, place_model
 from benchsuite.metrics.metric import Found
@@ -45,6 +44,8 @@ def predict(
     Raises InputError where what was found cannot belong to `data`, BenchError when memory runs out, Interrupted when
     `context.stop()`.
     """
+    if not len(data):
+        raise InputError(f"{data.name}: it has no images to detect on; choose another split")
     began = time.perf_counter()
     place_model(detector, context.device, channels_last)
     detector.eval()
@@ -63,14 +64,13 @@ def predict(
     found.check(data)
     found.save(context.folder / "detections.safetensors")
     seconds = time.perf_counter() - began
-    images = int(np.unique(found.image_ids).size)
-    context.write_metrics({"images": len(data), "images_with_detections": images, "detections": len(found)})
+    context.write_metrics({"images": len(data), "detections": len(found)})
     timing = {"seconds": seconds, "images_per_second": len(data) / seconds}
     (context.folder / "timing.json").write_text(json.dumps(timing) + "\n")
 
 
 def flatten(batch: Batch, detections: Detections) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """image_ids [D], boxes [D, 4] in pixels of the original images, scores [D], labels [D] without padding, on the CPU."""
+    """image_ids [D], boxes [D, 4] in pixels of the original images, scores [D], labels [D]; no padding, on the CPU."""
     kept = detections.labels >= 0
     ratio = (batch.originals / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: x, y, x, y
     boxes = (detections.boxes * ratio)[kept].float()

@@ -1,13 +1,17 @@
 """What a run shows while it works: live bars on a terminal, plain lines elsewhere; always on stderr."""
 
+import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from benchsuite.job import Job, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_SECONDS = 10.0  # at least between two plain lines of a job
 LINE_FRACTION = 0.1  # of the job, after which a plain line is due
@@ -20,7 +24,7 @@ class Running:
 
     job: Job
     device: str
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
     first: Progress | None = None
     last: Progress | None = None
 
@@ -152,11 +156,11 @@ class Lines(Reporter):
 class Bars(Reporter):
     """Live bars: one for the run, one for each running job; finished jobs scroll by above them."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
         from rich import progress as bars
         from rich.console import Console
 
-        console = Console(stderr=True, highlight=False)  # rich itself obeys NO_COLOR
+        console = console or Console(stderr=True, highlight=False)  # rich itself obeys NO_COLOR
         text = [bars.TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[count]")]
         detail = bars.TextColumn("{task.fields[detail]}", markup=False, style="dim")
         self.live = bars.Progress(text[0], bars.BarColumn(24), text[1], detail, console=console, transient=True)
@@ -217,8 +221,6 @@ class Bars(Reporter):
 
 def reporter() -> Reporter:
     """Live bars if stderr is a terminal that can show them, plain lines otherwise."""
-    import os
-
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return Bars() if terminal else Lines()
 

@@ -78,7 +78,9 @@ class Claim(_Outer):
         comparison = self.better is not None and self.than is not None
         closeness = self.close is not None and self.to is not None and self.within is not None
         if comparison == closeness:
-            raise ValueError("a claim is {better: ROW, than: ROW, on: COLUMN} or {close: ROW, to: ROW, within: N, on: …}")
+            raise ValueError(
+                "a claim is {better: ROW, than: ROW, on: COLUMN} or {close: ROW, to: ROW, within: N, on: …}"
+            )
         return self
 
     @property
@@ -130,6 +132,7 @@ class Recipe(_Outer):
 
     @cached_property
     def column_ids(self) -> tuple[str, ...]:
+        """Ids of the columns in their order."""
         return tuple(column.id for column in self.columns)
 
     def seeds_of(self, tier: str) -> tuple[int, ...]:
@@ -206,8 +209,9 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
     own = document.without(frozenset({"extends"}))
     parent_file = file.parent / parent
     if not parent_file.exists():
-        raise InputError(f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside "
-                         f"{file.name}")
+        raise InputError(
+            f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name}"
+        )
     return _extended(parent_file, (*below, file.resolve())).merged(own)
 
 
@@ -239,37 +243,38 @@ def _column(document: Document, column: object) -> object:
 def _check_references(recipe: Recipe, document: Document) -> None:
     ids = [row.id for row in recipe.rows]
     for index, row in enumerate(recipe.rows):
+        place = document.origin(("rows", index, "id"))
         if ids.index(row.id) != index:
-            raise InputError(f"{document.origin(('rows', index, 'id'))}: row id '{row.id}' stands twice; rename one")
+            raise InputError(f"{place}: row id '{row.id}' stands twice; rename one")
         for column in row.published:
-            if column not in recipe.column_ids:
-                place = document.origin(("rows", index, "published", column))
-                raise InputError(f"{place}: no column '{column}'; {nearest(column, recipe.column_ids)}")
+            _known("column", column, recipe.column_ids, document.origin(("rows", index, "published", column)))
         for other in filter(None, (row.same_as, row.baseline)):
-            _known(other, ids, document.origin(("rows", index)))
+            _known("row", other, ids, place)
     if recipe.baseline is not None:
-        _known(recipe.baseline, ids, document.origin(("baseline",)))
+        _known("row", recipe.baseline, ids, document.origin(("baseline",)))
     for tier in recipe.tiers:
-        if tier not in TIERS:
-            raise InputError(f"{document.origin(('tiers', tier))}: no tier '{tier}'; {nearest(tier, TIERS)}")
+        _known("tier", tier, TIERS, document.origin(("tiers", tier)))
     for index, claim in enumerate(recipe.claims):
+        place = document.origin(("claims", index))
         for other in claim.rows:
-            _known(other, ids, document.origin(("claims", index)))
-        if claim.on not in recipe.column_ids:
-            place = document.origin(("claims", index))
-            raise InputError(f"{place}: no column '{claim.on}'; {nearest(claim.on, recipe.column_ids)}")
+            _known("row", other, ids, place)
+        _known("column", claim.on, recipe.column_ids, place)
 
 
-def _known(row_id: str, ids: Sequence[str], place: Origin) -> None:
-    if row_id not in ids:
-        raise InputError(f"{place}: no row '{row_id}'; {nearest(row_id, ids)}")
+def _known(what: str, name: str, there: Sequence[str], place: Origin) -> None:
+    if name not in there:
+        raise InputError(f"{place}: no {what} '{name}'; {nearest(name, there)}")
+
+
+_UNKNOWN = "Extra inputs are not permitted"
 
 
 def explain(error: ValidationError, document: Document, settings: type[BaseModel]) -> InputError:
     """The first mistake as one line: file and line, path, what was found and what would have been accepted."""
-    path, message, value = flat_errors(error)[0]
+    # a misspelt key first: that another is missing then follows from it
+    path, message, value = min(flat_errors(error), key=lambda each: each[1] != _UNKNOWN)
     place, dotted = document.origin(path), ".".join(str(step) for step in path)
-    if message == "Extra inputs are not permitted":
+    if message == _UNKNOWN:
         accepted = sorted(set(_fields_at(settings, document, path[:-1])))
         return InputError(f"{place}: unknown key `{dotted}`; {nearest(str(path[-1]), accepted)}")
     if message == "Field required":
@@ -286,8 +291,8 @@ def _short(value: object) -> str:
 def _fields_at(settings: type[BaseModel], document: Document, path: tuple[str | int, ...]) -> Iterator[str]:
     """Names of the fields that the settings at `path` take, followed through parts chosen by `kind`."""
     current, value = _chosen(settings, document.value), document.value
-    for step in path:
-        value = value[step] if isinstance(value, (dict, list)) else {}
+    for depth, step in enumerate(path, 1):
+        value = document.at(*path[:depth]).value
         annotation: Any = current
         if isinstance(step, str) and current is not None:
             annotation = current.model_fields[step].annotation if step in current.model_fields else None

@@ -270,16 +270,19 @@ def _merged_row(old: Row | None, new: Row, old_seeds: Sequence[int], new_seeds: 
                 by_seed |= {seed: value for seed, value in pairs if value is not None}
         cells[column] = Measured.of([by_seed.get(seed) for seed in seeds])
     measured = sum(any(cell.values[index] is not None for cell in cells.values()) for index in range(len(seeds)))
+    untouched = old is not None and new.status == "not_run"
+    reason = new.reason or (old.reason if old is not None and untouched else "")
     if measured == 0:
-        return new.model_copy(update={"measured": cells})
+        status = old.status if old is not None and untouched else new.status
+        return new.model_copy(update={"measured": cells, "status": status, "reason": reason})
     used = [row for row in (old, new) if row is not None and row.measured]
     return new.model_copy(update={
         "measured": cells,
         "status": "done" if measured == len(seeds) else "partial",
-        "reason": "" if measured == len(seeds) else new.reason,
+        "reason": "" if measured == len(seeds) else reason,
         "settings": new.settings or used[0].settings,
         "keys": tuple(dict.fromkeys(key for row in used for key in row.keys)),
-        "device": ", ".join(dict.fromkeys(row.device for row in used if row.device)),
+        "device": ", ".join(dict.fromkeys(one for row in used for one in row.device.split(", ") if one)),
         "deviations": tuple(dict.fromkeys(text for row in used for text in row.deviations)),
     })  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Run a plan and write what came of it: results file, table, plot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ class Ran:
     results: Mapping[str, Results]
     files: Mapping[str, list[Path]]
     outcome: Outcome
-    exit_code: int = field(default=0)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 a job failed, 2 if for wrong input."""
+        return self.outcome.exit_code
 
     def form(self) -> dict[str, Any]:
         """JSON of `bench run`."""
@@ -65,7 +69,7 @@ def run_plan(plan: Plan, store: Store, options: RunOptions | None = None, progre
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
     name = options.name or plan.data_name
     files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
-    return Ran(results, files, outcome, outcome.exit_code)
+    return Ran(results, files, outcome)
 
 
 def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
@@ -95,7 +99,7 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
         paper=recipe.paper,
         table=recipe.table,
         title=recipe.title,
-        tier=plan.tier,  # type: ignore[arg-type]  # checked by the model
+        tier=plan.tier,
         data=Data(name=val.name, fingerprint=content_key([train.fingerprint(), val.fingerprint()]), papers_own=own),
         protocol=first.pipeline.protocol,
         overrides=plan.overrides,

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from benchsuite.errors import nearest
 
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 P = TypeVar("P", bound="Part")
 
 
@@ -172,4 +172,3 @@ def flat_errors(error: ValidationError) -> list[tuple[tuple[str | int, ...], str
         else:
             found.append((path, item["msg"].removeprefix("Value error, "), item["input"]))
     return found
-

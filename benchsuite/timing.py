@@ -1,17 +1,35 @@
 """Latency: warm-up, synchronisation, raw samples kept."""
 
 import ctypes
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import quantiles
 from time import perf_counter_ns
 
 import torch
+from pydantic import Field
 
+from benchsuite.data.batch import Batch
 from benchsuite.errors import InputError
+from benchsuite.job import Context
+from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.models.detector import Detector
+from benchsuite.models.postprocess import PostProcess
+from benchsuite.settings import Settings
 
 # glibc's names (malloc.h): allocations from the heap alone, and a heap that is never given back.
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+
+
+class Timing(Settings):
+    """How latency is measured: `batch` images a call, `warmup` calls before `repeats` counted ones."""
+
+    batch: int = Field(1, ge=1)
+    warmup: int = Field(10, ge=0)
+    repeats: int = Field(50, ge=1)
+    precision: Precision = "fp32"
+    channels_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,3 +94,28 @@ def keep_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def time_detector(
+    detector: Detector, frame: tuple[int, int], post: PostProcess, timing: Timing, context: Context
+) -> None:
+    """Time `detect` (forward pass and post-processing) on a grey image of `frame` (height, width).
+
+    Leaves `metrics.json` (latency_ms: the median, its quartiles, the settings' batch) and `samples.json`.
+    """
+    size = torch.tensor([frame] * timing.batch)
+    images = torch.full((timing.batch, 3, *frame), 114, dtype=torch.uint8)
+    nothing = torch.zeros(timing.batch, 1, 4), torch.full((timing.batch, 1), -1)
+    batch = place(Batch(images, size, size, torch.arange(timing.batch), *nothing), context.device, timing.channels_last)
+    place_model(detector, context.device, timing.channels_last)
+    detector.eval()
+
+    def call() -> object:
+        with torch.inference_mode(), autocast(context.device, timing.precision):
+            return detector.detect(batch, post)
+
+    with memory(f"timing {timing.batch} of {frame[0]}x{frame[1]}", "lower timing.batch or the input"):
+        samples = time_forward(call, context.device, timing.warmup, timing.repeats)
+    low, middle, high = samples.quartiles
+    context.write_metrics({"latency_ms": middle, "latency_ms_q1": low, "latency_ms_q3": high})
+    (context.folder / "samples.json").write_text(json.dumps(asdict(samples)) + "\n")

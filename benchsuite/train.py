@@ -45,7 +45,7 @@ class Solver(Settings):
     by the batch's positives (and BatchNorm's statistics) then sees a part's positives. Weight decay is the same for
     all parameters, norms and biases included. `clip_norm` bounds the gradient's L2 norm.
 
-    Defaults: RetinaNet's warm-up, momentum and decay (Detectron), HAR-Net's drops (its section IV-A).
+    Defaults: warm-up of Detectron's RetinaNet; momentum, decay and drops of HAR-Net (arXiv 1904.11141, section V).
     """
 
     lr: Positive
@@ -194,7 +194,7 @@ class Run:
 
 
 class Log:
-    """`log.jsonl`: about a thousand lines, each of one iteration; on resuming, those after the checkpoint are cut off."""
+    """`log.jsonl`: about a thousand lines, one an iteration; on resuming, what follows the checkpoint is cut off."""
 
     def __init__(self, path: Path, done: int) -> None:
         self.path = path

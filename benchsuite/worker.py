@@ -6,6 +6,7 @@ scheduler, whatever kills that. The scheduler sends it a `Task`, and SIGTERM to 
 done.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -208,6 +209,7 @@ def serve(
     os.environ["RAYON_NUM_THREADS"] = str(place.threads)
     if place.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.visible
+    faulthandler.enable()  # a crash leaves its traceback in the job's log
     store = Store(root)
     while not stop.is_set():
         try:

@@ -76,9 +76,8 @@ class Document:
 class _Loader(yaml.CSafeLoader):
     """YAML 1.2's plain scalars: `on` and `no` are words, `1e-4` is a number."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|)$", ["~", "n", ""]),
     ("bool", r"^(?:true|false)$", ["t", "f"]),
@@ -94,6 +93,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "tag:yaml.org,2002:float": float,
     "tag:yaml.org,2002:str": str,
 }
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def read(file: FilePath) -> Document:
@@ -145,12 +145,12 @@ class _Builder:
             raise InputError(f"{origin}: anchors and aliases are not used in recipes; write the value out")
         self.seen.add(id(node))
         self.origins[path] = origin
+        if node.tag not in _SCALARS and node.tag not in _COLLECTIONS:
+            raise InputError(f"{origin}: tag {node.tag} is not allowed; recipes hold plain values only")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        if node.tag not in _SCALARS:
-            raise InputError(f"{origin}: tag {node.tag} is not allowed; recipes hold plain values only")
         self.origins[path] = replace(origin, text=node.value)
         return _SCALARS[node.tag](node.value)
 

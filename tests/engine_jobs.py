@@ -149,13 +149,13 @@ class Children(Fake):
 
 
 class Full(Fake):
-    """Writes until its disk is full."""
+    """Writes to a disk that is full."""
 
     def do(self, context: Context) -> None:
-        """Write far too much."""
-        with (context.folder / "out.bin").open("wb") as file:
-            for _ in range(1 << 12):
-                file.write(bytes(1 << 20))
+        """Write where the kernel says that no space is left."""
+        (context.folder / "half.txt").write_text("half")
+        (context.folder / "out.bin").symlink_to("/dev/full")
+        (context.folder / "out.bin").write_bytes(bytes(1 << 20))
 
 
 class Random(Fake):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from benchsuite.errors import BenchError, InputError
 from benchsuite.metrics.coco import COLUMNS, Coco, paired_images, precision_at, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
+from benchsuite.metrics.voc import Voc
 
 FAKE100 = Path(__file__).parents[2] / "shared" / "data" / "evalvec" / "coco_fake100"
 EVALUATORS = ("hotcoco", "pycocotools")
@@ -152,3 +153,12 @@ def test_paired_bootstrap_of_equals_and_of_the_undefined():
     assert (same.low, same.high, same.difference) == (0, 0, 0)
     assert paired_images(data, found, found, "APs") is None
     assert paired_images(data, found, found, "latency_ms") is None
+
+
+def test_a_metric_pairs_what_it_can():
+    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
+    worse = Found(found.image_ids, found.boxes + 2, found.scores, found.labels)
+    assert Coco().paired(data, found, worse, "AP50") == paired_images(data, found, worse, "AP50")
+    assert "AP50" in Coco().paired_columns
+    assert Voc().paired_columns == ()
+    assert Voc().paired(data, found, worse, "AP50") is None

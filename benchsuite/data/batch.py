@@ -26,6 +26,7 @@ class Batch:
     labels: Tensor
 
     def to(self, device: str | torch.device) -> "Batch":
+        """The same batch on `device`."""
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
         return replace(self, **moved)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.data.transforms import Input
+from benchsuite.data.transforms import Input, as_tensor
 from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import canonical, content_key
 
@@ -75,7 +75,7 @@ def _decode(data: DetectionSet, resize: Input | None, index: int) -> Tensor:
             f"{data.file_names[index]}: the image is {found[1]}x{found[0]} but annotated as {width}x{height}; "
             "correct or remove it (`bench data verify` lists all such images)"
         )
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous() if resize is None else resize.apply(image)
+    return as_tensor(image).contiguous() if resize is None else resize.apply(image)
 
 
 def _key(data: DetectionSet, resize: Input | None) -> str:

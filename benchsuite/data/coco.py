@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,30 +130,27 @@ def read(name: str, annotations: Path, images: Path) -> Raw:
     """Parse a COCO-format file into columns; InputError where fields are missing or of another type."""
     content = _parse(annotations)
     listed, boxes, kinds = (_records(content, part, annotations) for part in ("images", "annotations", "categories"))
-    kinds = sorted(kinds, key=lambda kind: int(kind["id"])) if _complete(kinds, "id") else kinds
-    category_ids = _column(kinds, "id", "categories", annotations, np.int64)
-    image_ids = _column(listed, "id", "images", annotations, np.int64)
-    order = np.argsort(image_ids, kind="stable")
-    image_ids, listed = image_ids[order], [listed[i] for i in order]
-    heights, widths = (_column(listed, side, "images", annotations, np.int32) for side in ("height", "width"))
-    names = tuple(str(image["file_name"]) for image in _having(listed, "file_name", "images", annotations))
+    image_ids, order = _ordered(_column(listed, "id", "images", annotations, np.int64))
+    category_ids, of_kind = _ordered(_column(kinds, "id", "categories", annotations, np.int64))
+    sides = [_column(listed, side, "images", annotations, np.int32) for side in ("height", "width")]
+    names = [str(image["file_name"]) for image in _having(listed, "file_name", "images", annotations)]
+    classes = [str(kind["name"]) for kind in _having(kinds, "name", "categories", annotations)]
+    file_names = tuple(names[index] for index in order)
     xywh = _column(boxes, "bbox", "annotations", annotations, np.float64).reshape(-1, 4)
     box_ids = _column(boxes, "id", "annotations", annotations, np.int64)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    # A side that is not positive stays so: x1 + tiny could round to x1 and x1 - tiny likewise.
     areas = xywh[:, 2] * xywh[:, 3]
-    if _complete(boxes, "area"):
+    if all(box.get("area") is not None for box in boxes):
         areas = _column(boxes, "area", "annotations", annotations, np.float64)
     return Raw(
         name=name,
         file=annotations,
-        classes=tuple(str(kind["name"]) for kind in _having(kinds, "name", "categories", annotations)),
+        classes=tuple(classes[index] for index in of_kind),
         category_ids=category_ids,
         image_ids=image_ids,
-        file_names=names,
-        paths=tuple(images / image for image in names),
-        sizes=np.stack([heights, widths], axis=1),
-        boxes=xyxy,
+        file_names=file_names,
+        paths=tuple(images / image for image in file_names),
+        sizes=np.stack(sides, axis=1)[order],
+        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         owners=_index(_column(boxes, "image_id", "annotations", annotations, np.int64), image_ids),
         labels=_index(_column(boxes, "category_id", "annotations", annotations, np.int64), category_ids),
         areas=areas,
@@ -189,8 +186,10 @@ def _records(content: dict[str, Any], part: str, path: Path) -> list[dict[str, A
     return records
 
 
-def _complete(records: Sequence[dict[str, Any]], field: str) -> bool:
-    return all(field in record for record in records)
+def _ordered(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids in rising order, and where each stands in the file."""
+    order = np.argsort(ids, kind="stable")
+    return ids[order], order
 
 
 def _having(records: list[dict[str, Any]], field: str, part: str, path: Path) -> list[dict[str, Any]]:
@@ -267,6 +266,6 @@ def _classes(annotations: Path, images: Path) -> tuple[str, ...]:
 @lru_cache(maxsize=16)
 def _classes_of(annotations: Path, images: Path, modified: int, size: int) -> tuple[str, ...]:
     kinds = _records(_parse(annotations), "categories", annotations)
-    _column(kinds, "id", "categories", annotations, np.int64)
-    _having(kinds, "name", "categories", annotations)
-    return tuple(str(kind["name"]) for kind in sorted(kinds, key=lambda kind: int(kind["id"])))
+    _, order = _ordered(_column(kinds, "id", "categories", annotations, np.int64))
+    names = [str(kind["name"]) for kind in _having(kinds, "name", "categories", annotations)]
+    return tuple(names[index] for index in order)

@@ -78,10 +78,12 @@ class DetectionData(Part):
         """Read the annotations; images are read on demand. MissingData or InputError, one line with the cure."""
 
     def identity(self) -> Json:
+        """The fingerprint, or `absent`: planning goes on without the data."""
         try:
             return self.fingerprint()
         except MissingData:
             return "absent"
 
     def require(self) -> None:
+        """MissingData where it is not on this machine."""
         self.fingerprint()

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.errors import InputError
@@ -45,6 +45,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known format"  # PIL's own text repeats the path
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -117,6 +119,9 @@ class HasRaw(Protocol):
 def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
     """(sort of mistake, one line) of everything that keeps a dataset from being used."""
     yield from raw.found
+    for index in map(int, np.flatnonzero((raw.sizes < 1).any(1))):
+        height, width = raw.sizes[index]
+        yield "sizes", f"image {raw.file_names[index]} is annotated as {width}x{height}; correct the annotation"
     for row in map(int, np.flatnonzero(raw.owners < 0)):
         yield "unknown images", f"{raw.describe(row)}: its image is not in the list of images; correct or remove it"
     for row in map(int, np.flatnonzero(raw.labels < 0)):

@@ -2,12 +2,12 @@
 
 24 classes chosen for what the papers' ideas feed on: textures on one outline, outlines under one paint, long shapes
 rotated and bent, one pale disc that five surroundings turn into five classes, composed objects, crowds of one class,
-and unannotated clutter that looks like parts of objects. See `scenes/shapes.py`.
+and unannotated clutter that looks like parts of objects. See `scenes/catalogue.py`.
 
-Sizes. COCO's evaluation splits objects at 32² and 96² square pixels; 41 % of COCO's objects are small, 34 % medium, 25 %
-large. The scenes hold these shares by the same absolute areas at 256×256 pixels; a larger image is the same kind of
-scene at a higher resolution. Areas are those of the whole silhouette, boxes its tight boxes, hidden parts included;
-no later object may cover more than `hidden` of a box.
+Sizes. COCO's evaluation splits objects at 32² and 96² square pixels; about 41 % of COCO's objects are small, 34 %
+medium, 25 % large. The scenes hold about these shares by the same absolute areas at 256x256 pixels, so that APs, APm
+and APl all mean something there; a larger image is the same kind of scene at a higher resolution. Areas are those of
+the whole silhouette and boxes its tight boxes, hidden parts included.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.scenes.draw import Look, draw, picture_bits
-from benchsuite.data.scenes.layout import Rules, compose
-from benchsuite.data.scenes.shapes import CLASSES
+from benchsuite.data.scenes.catalogue import CLASSES
+from benchsuite.data.scenes.draw import Look, draw
+from benchsuite.data.scenes.draws import PICTURE, raw_bits
+from benchsuite.data.scenes.layout import Rules, annotated, compose
 
 
 class Generated(DetectionData):
@@ -30,7 +31,7 @@ class Generated(DetectionData):
     noise     grain, standard deviation in grey levels
     contrast  how far the colours of objects and clutter stand from the ground: 1 fully, 0 not at all
     clutter   unannotated parts of objects per image, on average
-    hidden    largest share of an object's box that later objects may cover
+    hidden    largest share of an object that others may cover, counted on a grid of 64x64 cells
     """
 
     version: ClassVar[int] = 1
@@ -43,7 +44,7 @@ class Generated(DetectionData):
     noise: float = Field(default=7.0, ge=0, le=64)
     contrast: float = Field(default=0.9, gt=0, le=1)
     clutter: int = Field(default=4, ge=0, le=32)
-    hidden: float = Field(default=0.5, ge=0, le=0.7)
+    hidden: float = Field(default=0.4, ge=0, le=0.7)
 
     @property
     def name(self) -> str:
@@ -61,9 +62,9 @@ class Generated(DetectionData):
         return hashlib.sha256(settings.encode()).hexdigest()[:24]
 
     def open(self) -> DetectionSet:
-        """Lay out every scene (about 0.2 ms each); pictures are drawn by `read`, each from (seed, split, index) alone."""
+        """Lay out every scene, some 0.4 ms each; `read` draws picture i, from (seed, split, i) alone."""
         rules = self._rules()
-        scenes = [compose(rules, index).objects for index in range(self.images)]
+        scenes = [annotated(rules, index) for index in range(self.images)]
         things = [thing for scene in scenes for thing in scene]
         count = len(things)
         return DetectionSet(
@@ -86,7 +87,7 @@ class Generated(DetectionData):
     def read(self, index: int) -> NDArray[np.uint8]:
         """Scene `index` as uint8 [height, width, 3], RGB."""
         rules = self._rules()
-        bits = picture_bits(rules.seed, rules.stream, index)
+        bits = raw_bits(rules.seed, rules.stream, index, PICTURE)
         return draw(compose(rules, index), Look(self.noise, self.contrast), self.height, self.width, bits)
 
     def _rules(self) -> Rules:

@@ -44,16 +44,20 @@ class Subset(DetectionData):
 
     @property
     def name(self) -> str:
+        """Shown on results."""
         return f"{self.of.name} ({self.limit} images)"
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
         return self.of.classes
 
     def fingerprint(self) -> str:
+        """Hash of the content."""
         return content_key([self.of.fingerprint(), self.limit])
 
     def open(self) -> DetectionSet:
+        """Read the annotations."""
         return replace(take(self.of.open(), self.limit), name=self.name)
 
 
@@ -77,15 +81,18 @@ class FirstOnDisk(DetectionData):
 
     @property
     def name(self) -> str:
+        """Shown on results."""
         return self.of[0].name
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
         return self.of[0].classes
 
     def fingerprint(self) -> str:
+        """Hash of the content."""
         return self.of[0].fingerprint()
 
     def open(self) -> DetectionSet:
+        """Read the annotations."""
         return self.of[0].open()
-

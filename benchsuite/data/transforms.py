@@ -24,6 +24,11 @@ from benchsuite.settings import Part
 MEAN_COLOUR = (123.0, 117.0, 104.0)
 
 
+def as_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """uint8 [H, W, 3] -> uint8 [3, H, W], in the same memory where that may be written."""
+    return torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
+
+
 class Input(Part):
     """Slot: the deterministic resize of every image. Batches are padded at the right and bottom to `multiple`."""
 
@@ -53,7 +58,7 @@ class Input(Part):
 
     def apply(self, image: NDArray[np.uint8]) -> Tensor:
         """uint8 [H, W, 3] as read -> uint8 [3, H', W']."""
-        return self.resize(torch.from_numpy(image).permute(2, 0, 1))
+        return self.resize(as_tensor(image))
 
 
 class ShortSide(Input):

@@ -1,10 +1,11 @@
 """PASCAL VOC (Everingham et al. 2010) and any VOCdevkit: XML annotations, JPEGImages, lists in ImageSets/Main.
 
 VOC counts pixels from 1 and includes the last one; boxes here are (xmin - 1, ymin - 1, xmax, ymax), so that width and
-height are the inclusive ones (as Detectron reads them).
+height count both ends (as Detectron reads them): where both corners are one pixel, the box is that pixel.
 """
 
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -41,10 +42,10 @@ class Voc(DetectionData):
 
     @property
     def name(self) -> str:
-        """`voc`, or the folder's name where one is given, and the splits."""
+        """`voc`, or the folder's name where one is given, and the splits: `voc 2007-trainval+2012-trainval`."""
         folder = self.folder.resolve() if self.folder is not None else Path("voc")
         folder = folder.parent if folder.name == "VOCdevkit" else folder
-        return f"{folder.name} {'+'.join(self.splits)}"
+        return f"{folder.name} {'+'.join(self.splits).replace('/', '-')}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,12 +65,13 @@ class Voc(DetectionData):
 
     def raw(self) -> Raw:
         """The annotations as written; images are numbered from 1 in the order of the lists."""
-        listed = [(folder, image) for folder, file in self._found() for image in _listed(file)]
-        label_of = {name: label for label, name in enumerate(self.classes)}
-        sizes, rows, found = np.zeros((len(listed), 2), dtype=np.int32), [], []
+        splits, classes = self._found(), self.classes
+        listed = [(folder, image) for folder, file in splits for image in _listed(file)]
+        label_of = {name: label for label, name in enumerate(classes)}
+        sizes, rows, found = np.ones((len(listed), 2), dtype=np.int32), [], []
         for owner, (folder, image) in enumerate(listed):
             try:
-                (sizes[owner], objects) = parse(folder / "Annotations" / f"{image}.xml")
+                sizes[owner], objects = parse(folder / "Annotations" / f"{image}.xml")
             except InputError as error:
                 found.append(("annotations", str(error).removeprefix(f"{folder.parent}/")))
                 continue
@@ -81,13 +83,13 @@ class Voc(DetectionData):
             folder, image = listed[rows[row][0]]
             return f"{folder.name}/Annotations/{image}.xml: object {rows[row][1]} ({rows[row][2].name})"
 
-        repeated = sorted({f"{folder.name}/{image}" for folder, image in listed if listed.count((folder, image)) > 1})
+        repeated = [f"{folder.name}/{image}" for (folder, image), times in Counter(listed).items() if times > 1]
         found += [("duplicates", f"image {name} is listed twice; list it once") for name in repeated]
         return Raw(
             name=self.name,
-            file=self._found()[0][0].parent,
-            classes=self.classes,
-            category_ids=np.arange(1, len(label_of) + 1),
+            file=splits[0][0].parent,
+            classes=classes,
+            category_ids=np.arange(1, len(classes) + 1),
             image_ids=np.arange(1, len(listed) + 1),
             file_names=tuple(path.name for path in paths),
             paths=paths,
@@ -151,9 +153,9 @@ def parse(path: Path) -> tuple[tuple[int, int], list[Object]]:
 
 def _object(item: ET.Element) -> Object:
     xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-    # A box whose corners coincide has no area: it stays so rather than become one pixel.
-    left, top = (xmin - 1 if xmax > xmin else xmax), (ymin - 1 if ymax > ymin else ymax)
-    return Object((item.findtext("name") or "").strip(), (left, top, xmax, ymax), item.findtext("difficult") == "1")
+    return Object(
+        (item.findtext("name") or "").strip(), (xmin - 1, ymin - 1, xmax, ymax), item.findtext("difficult") == "1"
+    )
 
 
 def _number(item: ET.Element, path: str) -> float:

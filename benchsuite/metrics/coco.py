@@ -2,14 +2,15 @@
 
 import contextlib
 import io
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
 from pycocotools import coco as reference
 from pycocotools import cocoeval as reference_eval
+from pydantic import field_validator
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.metrics.metric import Found, Interval, Metric
@@ -27,9 +28,8 @@ Evaluation: TypeAlias = Any
 class Coco(Metric):
     """The 12 COCO numbers. `evaluator` chooses who counts; both give the same bits, hotcoco about 90 times faster.
 
-    `further` IoU thresholds of .50:.05:.95 add columns: 0.6 adds AP60. COCO knows crowd regions but
-    nothing difficult: VOC's difficult boxes count like any other. AP is 0–100, None where no class has ground truth
-    of that size.
+    `further` IoU thresholds of .50:.05:.95 add columns: 0.6 adds AP60. COCO knows crowd regions but nothing difficult:
+    VOC's difficult boxes count like any other. AP is 0–100, None where no class has ground truth of that size.
     """
 
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"

@@ -15,6 +15,7 @@ from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import Json, Part
 
 COLUMNS = ("image_ids", "boxes", "scores", "labels")
+_SPLIT = "detect on the split that is scored"
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,6 @@ class Found:
                 )
 
 
-_SPLIT = "detect on the split that is scored"
-
-
 class Metric(Part):
     """Slot: how detections of a split become numbers.
 
@@ -109,7 +107,7 @@ class Metric(Part):
         """Columns that `paired` can compare; none by default."""
         return ()
 
-    def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> "Interval | None":
+    def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> Interval | None:
         """How sure `b` minus `a` is over the images of this split; None where it cannot be told."""
         return None
 

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 class Detector(nn.Module, ABC):
-    """A detector for K foreground classes (background is not counted)."""
+    """A detector for K foreground classes (background is not counted). Its `forward` maps normalised images
+    [B, 3, H, W] to raw predictions: the part of the work that costs are counted on."""
+
+    def anchor_count(self, images: Tensor) -> int | None:
+        """How many anchors normalised images [B, 3, H, W] get, each; None for a detector without anchors."""
+        return None
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -39,8 +39,9 @@ class Hard(Nms):
     iou: Fraction = 0.5
 
     def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Torchvision's NMS; scores stay as they are."""
         # In double: torchvision may shift each group's boxes apart, and a thousand groups leave floats no fractions.
-        dense = groups.unique(return_inverse=True)[1]
+        dense = torch.unique(groups, return_inverse=True)[1]
         kept = batched_nms(boxes.double(), scores.double(), dense, self.iou)
         return kept, scores[kept]
 
@@ -55,6 +56,7 @@ class Soft(Nms):
     floor: Positive = 0.001
 
     def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact Soft-NMS of all groups at once."""
         return soft_nms(boxes, scores, groups, self.decay, self.floor)
 
     def decay(self, iou: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class Soft(Nms):
 
 
 class Voting(Settings):
-    """Box voting (Gidaris and Komodakis, ICCV 2015; HAR-Net section III-D): a detection moves to the mean
+    """Box voting (Gidaris and Komodakis, ICCV 2015; HAR-Net section IV-B): a detection moves to the mean
     R = Σ pᵢRᵢ / Σ pᵢ of the candidates of its class that overlap it by at least `iou`, weighted by their scores before
     suppression. Detections choose by falling score, and each candidate votes once.
 

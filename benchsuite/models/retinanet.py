@@ -5,13 +5,13 @@
     sec. 3.2, eq. 5           FocalLoss
     sec. 4.1                  RetinaNetDetector (inference, initialisation)
 
-Shapes: B images, N all anchors of all levels, A anchors in a cell, K classes, M boxes in an image, P foreground anchors.
+Shapes: B images, N anchors of all levels together, A anchors in a cell, K classes, M boxes in an image.
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -51,6 +51,7 @@ class Head(DenseHead):
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     def build(self, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int) -> "RetinaNetHead":
+        """Build it; the same layers serve every stride."""
         return RetinaNetHead(self, in_channels, anchors, num_classes)
 
 
@@ -62,9 +63,9 @@ class RetinaNetHead(nn.Module):
         self.num_classes = num_classes
         self.cls_tower = tower(in_channels, settings.channels, settings.depth)
         self.box_tower = tower(in_channels, settings.channels, settings.depth)
-        self.cls_logits = conv3x3(settings.channels, anchors * num_classes)
+        bias = -math.log((1 - settings.prior) / settings.prior)
+        self.cls_logits = conv3x3(settings.channels, anchors * num_classes, bias=bias)
         self.bbox_regression = conv3x3(settings.channels, anchors * 4)
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - settings.prior) / settings.prior))
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """cls_logits [B, N, K] and bbox_regression [B, N, 4] of maps [B, C, H_l, W_l]."""
@@ -78,11 +79,11 @@ class RetinaNetHead(nn.Module):
         return [self.cls_tower(level) for level in levels], [self.box_tower(level) for level in levels]
 
 
-def conv3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Conv2d:
-    """A 3×3 convolution that keeps the map's size, weights from N(0, 0.01²), bias 0 (RetinaNet, sec. 4.1)."""
+def conv3x3(in_channels: int, out_channels: int, dilation: int = 1, bias: float = 0.0) -> nn.Conv2d:
+    """A 3×3 convolution that keeps the map's size, weights from N(0, 0.01²) (RetinaNet, sec. 4.1)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)
+    nn.init.constant_(conv.get_parameter("bias"), bias)
     return conv
 
 
@@ -97,7 +98,7 @@ def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
 
 def by_anchor(predicted: Tensor, size: int) -> Tensor:
     """[B, A · size, H, W] to [B, H · W · A, size]; a view where the map is channels_last."""
-    return predicted.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, size))
+    return predicted.permute(0, 2, 3, 1).reshape(len(predicted), -1, size)
 
 
 class RetinaNet(Model):
@@ -112,22 +113,27 @@ class RetinaNet(Model):
     bbox_regression: SmoothL1 = SmoothL1()
 
     def build(self, num_classes: int) -> "RetinaNetDetector":
+        """Build it on torch's default device, weights drawn from the global generator."""
         return RetinaNetDetector(self, num_classes)
 
 
 class RetinaNetDetector(Detector):
     """Built from `RetinaNet` for K = `num_classes` classes."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, settings: RetinaNet, num_classes: int) -> None:
         super().__init__()
-        self.backbone = settings.backbone.build()
-        self.neck = settings.neck.build(self.backbone.channels, self.backbone.strides)
+        backbone: Any = settings.backbone.build()
+        self.backbone = backbone
+        self.neck = settings.neck.build(backbone.channels, backbone.strides)
         self.head = settings.head.build(self.neck.channels, self.neck.strides, settings.anchors.per_cell, num_classes)
         self.anchors = settings.anchors
         self.matcher = settings.matcher
         self.classification = settings.classification
         self.box_loss = settings.bbox_regression
-        mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)
+        mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
@@ -157,7 +163,7 @@ class RetinaNetDetector(Detector):
         cls_logits, bbox_regression, anchors, cells = self._predict(batch)
         found = []
         start = 0
-        for level_logits in cls_logits.split(cells, dim=1):
+        for level_logits in torch.split(cls_logits, cells, dim=1):
             logits, positions, labels = _best_pairs(level_logits, post.candidates)
             found.append((logits, positions + start, labels))
             start += level_logits.shape[1]
@@ -166,11 +172,20 @@ class RetinaNetDetector(Detector):
         boxes = clip(decode(offsets, anchors[positions]), batch.sizes)
         return select(boxes, logits.sigmoid(), labels, post)
 
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+        """cls_logits [B, N, K], bbox_regression [B, N, 4] and the (H_l, W_l) of each level, for normalised images
+        [B, 3, H, W]."""
+        levels = self.neck(self.backbone(images))
+        return *self.head(levels), tuple((level.shape[-2], level.shape[-1]) for level in levels)
+
+    def anchor_count(self, images: Tensor) -> int:
+        """N for normalised images."""
+        count: int = self(images)[1].shape[1]
+        return count
+
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """cls_logits [B, N, K], bbox_regression [B, N, 4], anchors [N, 4], and how many anchors each level has."""
-        levels = self.neck(self.backbone(self._normalised(batch)))
-        cls_logits, bbox_regression = self.head(levels)
-        maps = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        cls_logits, bbox_regression, maps = self(self._normalised(batch))
         anchors = self.anchors.grid(maps, self.neck.strides, cls_logits.device)
         cells = [height * width * self.anchors.per_cell for height, width in maps]
         return cls_logits.float(), bbox_regression.float(), anchors, cells

@@ -1,15 +1,15 @@
 """Any backbone of timm that returns feature maps, among them HAR-Net's SENets."""
 
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, cast
 
 import timm
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import FeatureListNet, PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from benchsuite.errors import nearest
-from benchsuite.models.resnet import Features, Pretrained, cached_weights, hash_in_name
+from benchsuite.models.resnet import Features, Pretrained, cached_weights, hash_in_name, intact
 from benchsuite.settings import Json
 
 
@@ -27,7 +27,7 @@ class Timm(Pretrained):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if not timm.is_model(name):
+        if "." in name or not timm.is_model(name):
             raise ValueError(f"timm has no model '{name}'; {nearest(name, timm.list_models())}")
         return name
 
@@ -35,45 +35,58 @@ class Timm(Pretrained):
     @classmethod
     def _rising(cls, indices: tuple[int, ...]) -> tuple[int, ...]:
         if any(finer >= coarser for finer, coarser in pairwise(indices)):
-            raise ValueError(f"out_indices {list(indices)} do not rise; write them from fine to coarse")
+            raise ValueError(f"out_indices {list(indices)} do not rise; write them from fine to coarse, as [2, 3, 4]")
         return indices
 
     @model_validator(mode="after")
     def _offered(self) -> Self:
         offered = [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]
-        if self.weights is not None and (self.weights not in offered or not self._source().url):
+        if self.weights is not None and self.weights not in offered:
             raise ValueError(f"unknown weights '{self.weights}' of {self.name}; {nearest(self.weights, offered)}")
+        if self.weights is not None and not self._url():
+            raise ValueError(f"weights '{self.weights}' of {self.name} are not a plain file; name others")
         return self
 
     def _source(self) -> PretrainedCfg:
-        return get_pretrained_cfg(f"{self.name}.{self.weights}" if self.weights else self.name)
+        return get_pretrained_cfg(f"{self.name}.{self.weights}" if self.weights else self.name) or PretrainedCfg()
+
+    def _url(self) -> str:
+        return str(self._source().url or "")
 
     def identity(self) -> Json:
-        return None if self.weights is None else hash_in_name(self._source().url)
+        """First digits of the weights' SHA-256."""
+        return None if self.weights is None else hash_in_name(self._url())
+
+    def require(self) -> None:
+        """MissingData if the weights are not on this machine."""
+        if self.weights is not None:
+            cached_weights(self._url())
 
     def build(self) -> "TimmFeatures":
+        """Build, load, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
         network = self._network()
         if self.weights is not None and not next(network.parameters()).is_meta:
-            file = cached_weights(f"{self.name} {self.weights}", self._source().url)
+            file = intact(cached_weights(self._url()))
             network = self._network(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
-        features = TimmFeatures(network, self._source())
-        self.freeze(features.stages(), features)
+        source = self._source()
+        features = TimmFeatures(network, source.mean, source.std)
+        self.freeze(features, features.stages())
         return features
 
-    def _network(self, **weights: object) -> nn.Module:
-        network: nn.Module = timm.create_model(self.name, features_only=True, out_indices=self.out_indices, **weights)
-        return network
+    def _network(self, **weights: Any) -> FeatureListNet:
+        network = timm.create_model(self.name, features_only=True, out_indices=self.out_indices, **weights)
+        return cast(FeatureListNet, network)
 
 
 class TimmFeatures(Features):
     """A timm model that returns its feature maps."""
 
-    def __init__(self, network: nn.Module, source: PretrainedCfg) -> None:
+    def __init__(self, network: FeatureListNet, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.network = network
         self.channels = tuple(network.feature_info.channels())
         self.strides = tuple(network.feature_info.reduction())
-        self.mean, self.std = source.mean, source.std
+        self.mean, self.std = mean, std
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps [B, C_l, H / stride_l, W / stride_l] (rounded up), from fine to coarse."""
@@ -81,11 +94,11 @@ class TimmFeatures(Features):
         return maps
 
     def stages(self) -> list[nn.Module]:
-        """The layers up to each feature map, as timm names them: the stem, then each stage of blocks."""
+        """The layers up to each feature map, as timm lists them: the stem, then each stage of blocks."""
         ends = [info["module"] for info in self.network.feature_info.info]
-        found: list[nn.Module] = [nn.ModuleList()]
+        found = [nn.ModuleList()]
         for name, layer in self.network.named_children():
             found[-1].append(layer)
             if name in ends:
                 found.append(nn.ModuleList())
-        return found[:-1]
+        return list(found[:-1])

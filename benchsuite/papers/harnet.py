@@ -1,7 +1,7 @@
 """HAR-Net: Li and Wang, "HAR-Net: Joint Learning of Hybrid Attention for Single-stage Object Detection", IEEE
 Transactions on Image Processing 29, 2020, arXiv 1904.11141.
 
-    sec. III-A, fig. 2, eq. 1   SpatialAttention, SpatialGate
+    sec. III-A, fig. 2, eq. 1   SpatialAttention, SpatialGates
     sec. IV-A                   the baseline: models/retinanet.py with the default anchors
     sec. IV-B, fig. 5           Head, HarHead
 
@@ -12,7 +12,7 @@ of it, M_l a mask [B, 1, H_l, W_l].
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -28,8 +28,12 @@ class SpatialAttention(Settings):
 
     dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
     channels: PositiveInt
+    # choice: N(0, 0.01²) as in RetinaNet's head. With 16 channels each such layer shrinks its input tenfold, so that
+    # five of them learn very slowly; "he" keeps the hidden layers' size (He et al. 2015), for short schedules.
+    init: Literal["normal", "he"] = "normal"
 
     def build(self, in_channels: int, strides: Sequence[int]) -> "SpatialGates":
+        """Build a stack for each level of a pyramid with `in_channels` channels."""
         return SpatialGates(self, in_channels, strides)
 
 
@@ -65,6 +69,9 @@ def dilated_stack(settings: SpatialAttention, in_channels: int) -> nn.Sequential
     layers: list[nn.Module] = []
     for (before, after), rate in zip(pairwise(widths), settings.dilations, strict=True):
         layers += [conv3x3(before, after, rate), nn.ReLU(inplace=True)]
+    if settings.init == "he":
+        for hidden in layers[:-2:2]:
+            nn.init.kaiming_normal_(hidden.get_parameter("weight"), nonlinearity="relu")
     return nn.Sequential(*layers[:-1], nn.Sigmoid())
 
 
@@ -74,6 +81,7 @@ class Head(retinanet.Head):
     spatial: SpatialAttention | None = None
 
     def build(self, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int) -> "HarHead":
+        """Build RetinaNet's towers and predictors, then what pays attention."""
         return HarHead(self, in_channels, strides, anchors, num_classes)
 
 
@@ -88,6 +96,7 @@ class HarHead(RetinaNetHead):
         self.spatial = settings.spatial.build(in_channels, strides) if settings.spatial else None
 
     def towers(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """F_cls and F_box of every level, attended."""
         cls_levels, box_levels = super().towers(levels)
         if self.spatial is not None:  # eq. 1: F_t ← M_l ⊙ F_t, one mask for both tasks
             masks = self.spatial(levels)

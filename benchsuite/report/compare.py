@@ -182,7 +182,8 @@ def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerd
         return replace(settled, verdict="holds" if margin > 0 else "fails", note=note)
     needed = seeds_needed(margin, difference.deviation, tightest)
     enough = f"about {needed} seeds would settle it" if needed else "too close to settle by seeds"
-    return replace(settled, note=f"{enough} if the spread stays as it is")
+    alone = "settled were it the only claim; " if verdict.p <= LEVEL else ""
+    return replace(settled, note=f"{alone}{enough} if the spread stays as it is")
 
 
 def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:

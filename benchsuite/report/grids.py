@@ -19,15 +19,16 @@ MISSING = "–"
 class Grid:
     """A table of text: its title, what a reader must know first, head and lines, and what follows below.
 
-    The first `left` columns are words, the others numbers.
+    Columns in `words` are set to the left, the others, numbers, to the right. `prose`: the words are sentences.
     """
 
     title: str
     head: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
-    left: int
+    words: frozenset[int]
     caption: str = ""
     notes: tuple[str, ...] = ()
+    prose: bool = False
 
 
 def number(value: float | None, decimals: int) -> str:
@@ -156,7 +157,7 @@ def _values(section: Section) -> Grid:
         caption=f"{provenance(results)}\n{meaning(results)}",
         head=("", "", *(label(column) for column in results.columns)),
         lines=tuple(lines),
-        left=2,
+        words=frozenset({0, 1}),
         notes=(*(["± is the standard deviation over seeds."] if several else []), *notes),
     )
 
@@ -190,14 +191,15 @@ def _differences(section: Section) -> Grid:
         title=f"{title} ({results.tier}, {results.data.name})",
         head=("", "", *(label(column) for column in results.columns)),
         lines=tuple(lines),
-        left=2,
+        words=frozenset({0, 1}),
         notes=(note,) if several else (),
     )
 
 
 def _claims(section: Section) -> Grid:
     results = section.results
-    decimals = {column.id: column.decimals for column in results.columns}
+    # One digit more than the paper prints: an interval is read against a bound.
+    decimals = {column.id: column.decimals + 1 for column in results.columns}
     lines = tuple(
         (claim.text, claim.verdict, _paper_difference(section, claim),
          with_interval(claim.difference, decimals[claim.claim.on]), _claim_note(claim, decimals[claim.claim.on]))
@@ -208,7 +210,8 @@ def _claims(section: Section) -> Grid:
         title=f"Claims ({results.tier}, {results.data.name})",
         head=("claim", "verdict", "paper", "ours, 95 % interval", "remark"),
         lines=lines,
-        left=2,
+        words=frozenset({0, 1, 4}),
+        prose=True,
         notes=(f"Verdicts at 5 %, paired over seeds{together}.",),
     )
 
@@ -247,6 +250,6 @@ def _side_by_side(group: Sequence[Section]) -> Iterable[Grid]:
             title=f"{first.recipe}: differences on {label(column)}, side by side",
             head=("", "paper", *runs),
             lines=tuple(lines),
-            left=1,
+            words=frozenset({0}),
             notes=("Runs of unlike tier, data or settings: each has differences of its own, none across runs.",),
         )

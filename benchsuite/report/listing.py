@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from benchsuite.data.verify import Report
     from benchsuite.environment import Check
     from benchsuite.plan import Plan
+    from benchsuite.run import Ran
     from benchsuite.store import Store
 
 
@@ -88,8 +89,8 @@ def show_form(recipe: Recipe) -> dict[str, Any]:
 def print_show(recipe: Recipe) -> None:
     """The published table and its claims."""
     rows = [
-        (row.id, row.label or row.id, "quoted" if row.role == "quoted" else "")
-        + tuple(cell_text(row.published.get(column.id), column.decimals) for column in recipe.columns)
+        [row.id, row.label or row.id, "quoted" if row.role == "quoted" else ""]
+        + [cell_text(row.published.get(column.id), column.decimals) for column in recipe.columns]
         for row in recipe.rows
     ]
     heads = ("row", "in the paper", "", *(column.label or column.id for column in recipe.columns))
@@ -138,17 +139,21 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
     rows = []
     for planned in plan.rows:
         mine = [job for job in form["jobs"] if planned.id in job["rows"]]
-        waiting = [job["label"] for job in mine if not job["cached"]]
-        rows.append((planned.id, str(len(mine)), str(len(mine) - len(waiting)), ", ".join(waiting) or "nothing to do"))
+        waiting = [job for job in mine if not job["cached"]]
+        rows.append((planned.id, str(len(mine) - len(waiting)), _counted(waiting) or "nothing"))
     data = plan.rows[0].pipeline.data
-    totals = ", ".join(f"{count} {name.lower()}" for name, count in form["totals"].items())
     cached = sum(job["cached"] for job in form["jobs"])
     _print(
-        _table("", ("row", "jobs", "done", "to do"), [(row[0], row[1], row[2], row[3]) for row in rows]),
+        _table("", ("row", "jobs done", "to do"), rows, left=3),
         f"{plan.tier} tier on {data.cut('train').name} → {data.cut('val').name}: {len(form['jobs'])} distinct jobs "
-        f"({totals}), {cached} done already",
+        f"({_counted(form['jobs'])}), {cached} done already",
         to_stderr=to_stderr,
     )
+
+
+def _counted(jobs: Sequence[Mapping[str, Any]]) -> str:
+    names = [str(job["type"]).rpartition(".")[2].lower() for job in jobs]
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
 def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -156,14 +161,13 @@ def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
     first = rows[0]["parameters"]
     lines = []
     for row in rows:
-        if row.get("parameters") is None:
-            lines.append((row["id"], "–", "–", "–", "–", str(row.get("reason", ""))))
+        if row["parameters"] is None:
+            lines.append([row["id"], "–", "–", "–", "–", str(row["reason"])])
             continue
         shape = "×".join(str(side) for side in row["input"])
-        lines.append(
-            (row["id"], f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", f"{row['macs'] / 1e9:.2f} G")
-            + (f"{row['anchors']:,}" if row.get("anchors") is not None else "–", shape)
-        )
+        anchors = "–" if row["anchors"] is None else f"{row['anchors']:,}"
+        counts = [f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", f"{row['macs'] / 1e9:.2f} G"]
+        lines.append([row["id"], *counts, anchors, shape])
     _print(_table("", ("row", "parameters", "to the first", "MACs", "anchors", "input"), lines))
 
 
@@ -181,18 +185,43 @@ def _number(value: object) -> str:
 
 
 def print_verified(reports: Sequence["Report"]) -> None:
-    """One table and one list of problems per split."""
+    """One table of facts and one of classes per split, then its problems."""
     for report in reports:
-        form = report.form()
-        facts = [(name, str(value)) for name, value in form.items() if not isinstance(value, (dict, list))]
-        classes = [(name, str(count)) for name, count in form.get("classes", {}).items()]
+        facts = [
+            ("images", f"{report.images:,}"),
+            ("boxes", f"{report.boxes:,}"),
+            ("of them crowd", f"{report.crowd:,}"),
+        ]
+        facts += [("of them difficult", f"{report.difficult:,}"), ("dropped, no area", f"{report.dropped:,}")]
+        facts += [(f"{size} boxes", f"{100 * share:.1f} %") for size, share in report.sizes.items()]
+        classes = [(name, f"{count:,}") for name, count in report.classes.items()]
         _print(_table(report.name, ("", ""), facts), _table("", ("class", "boxes"), classes))
-        for problem in report.problems:
-            _print(f"[red]problem[/] {problem}")
-        _print(f"{report.name}: {len(report.problems)} problems" if report.problems else f"{report.name}: no problems")
+        lines = [line for sort in report.problems.values() for line in sort]
+        for line in lines:
+            _print(f"[red]problem[/] {line}")
+        _print(f"{report.name}: {len(lines) or 'no'} problem{'' if len(lines) == 1 else 's'}")
 
 
 def print_checks(checks: Sequence["Check"]) -> None:
-    """One line a check."""
+    """One line a check, with the cure where it is not well."""
     for check in checks:
-        _print(f"[{'green' if check.ok else 'red'}]{'ok  ' if check.ok else 'bad '}[/] {check.name}: {check.found}")
+        mark = "[green]ok[/]     " if check.ok else "[red]bad[/]    " if check.needed else "[yellow]without[/]"
+        _print(f"{mark} {check.name}: {check.found}" + (f"; {check.cure}" if check.cure and not check.ok else ""))
+
+
+def print_ran(ran: "Ran") -> None:
+    """The tables, the files written, what failed, and one line on what the numbers mean and how to go on."""
+    from benchsuite.report.compare import compare
+    from benchsuite.report.grids import meaning
+    from benchsuite.report.tables import render
+
+    render(compare(list(ran.results.values())))
+    for files in ran.files.values():
+        _print("written: " + ", ".join(file.as_posix() for file in files))
+    for result in ran.outcome.failures:
+        _print(f"[red]failed[/] {result.message}")
+    for results in {each.tier: each for each in ran.results.values()}.values():
+        onward = {"smoke": "mini", "mini": "paper"}.get(results.tier)
+        ids = " ".join(ran.results)
+        how = f"go on with: bench run {ids} --tier {onward}" if onward else f"see: bench plot {ids} --tier paper"
+        _print(f"{meaning(results)} {how[0].upper()}{how[1:]}")

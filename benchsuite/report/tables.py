@@ -47,9 +47,10 @@ def _rich_table(grid: Grid) -> "RenderableType":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    words = {0, 1, len(grid.head) - 1} if grid.head[-1] == "remark" else set(range(grid.left))
     for index, head in enumerate(grid.head):
-        table.add_column(Text(head), justify="left" if index in words else "right", no_wrap=index not in words)
+        # On a narrow terminal a table of numbers breaks before the ±, a table of sentences between words.
+        folds = index in grid.words - {1} if grid.prose else index not in grid.words
+        table.add_column(Text(head), justify="left" if index in grid.words else "right", no_wrap=not folds)
     for line in grid.lines:
         style = STYLES.get(line[1], "")
         table.add_row(*(Text(text, style="" if index == 0 else style) for index, text in enumerate(line)))
@@ -62,12 +63,11 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _markdown_grid(grid: Grid) -> str:
-    words = {0, 1, len(grid.head) - 1} if grid.head[-1] == "remark" else set(range(grid.left))
     cells = [tuple(_escape(text) for text in line) for line in (grid.head, *grid.lines)]
     widths = [max(3, *(len(line[index]) for line in cells)) for index in range(len(grid.head))]
-    rule = [("-" * width) if index in words else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    rule = [("-" * width) if index in grid.words else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     padded = [
-        [text.ljust(width) if index in words else text.rjust(width)
+        [text.ljust(width) if index in grid.words else text.rjust(width)
          for index, (text, width) in enumerate(zip(line, widths, strict=True))]
         for line in cells
     ]  # fmt: skip
@@ -126,8 +126,8 @@ def _latex_pair(section: Section, row: str, column: str, decimals: int) -> str:
 def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$",
                "τ": r"$\tau$", "−": "$-$", "±": r"$\pm$", "…": r"\dots{}", "×": r"$\times$",
-               "–": "--"}  # fmt: skip
-    return re.sub(r"[\\~^·τ−±…×–&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
+               "–": "--", "[": "{[}"}  # fmt: skip
+    return re.sub(r"[\[\\~^·τ−±…×–&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
 
 
 CSV_HEAD = (

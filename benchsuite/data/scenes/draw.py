@@ -9,8 +9,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchsuite.data.scenes.layout import RGB, Placed, Scene, raw_bits
-from benchsuite.data.scenes.shapes import SHAPES, Edges, Paint, Points
+from benchsuite.data.scenes.catalogue import SHAPES
+from benchsuite.data.scenes.grid import Placed
+from benchsuite.data.scenes.layout import Scene
+from benchsuite.data.scenes.outlines import Points
+from benchsuite.data.scenes.shapes import RGB, Edges, Paint
 
 Plane: TypeAlias = NDArray[np.float32]
 LINES = 4  # scan lines per pixel row
@@ -102,9 +105,7 @@ def _paint(canvas: Plane, thing: Placed, ground: RGB, contrast: float) -> None:
 def _window(thing: Placed, height: int, width: int) -> Window:
     """The whole pixels around the thing, cut at the image."""
     left, top, right, bottom = thing.box
-    return Window(
-        max(0, int(left) - 1), max(0, int(top) - 1), min(width, int(right) + 2), min(height, int(bottom) + 2)
-    )
+    return Window(max(0, int(left) - 1), max(0, int(top) - 1), min(width, int(right) + 2), min(height, int(bottom) + 2))
 
 
 def _colour(paint: Paint, body: RGB, ground: RGB, contrast: float) -> Plane:
@@ -159,9 +160,9 @@ def _ground(base: RGB, height: int, width: int, numbers: list[int]) -> Plane:
     period = 6 + choices[3] % 9
     lines = (x * (choices[4] % 3) + y * (choices[5] % 3)) % period < period // 2
     tones = np.array([choices[6] % 41 - 20, choices[7] % 41 - 20, choices[8] % 41 - 20], np.float32).reshape(3, 1, 1)
-    canvas = np.array(base, np.float32).reshape(3, 1, 1) + band * tones
     grey = 44.0 * clouds + lines * float(choices[9] % 8)
-    return canvas + grey.astype(np.float32)
+    canvas = np.array(base, np.float32).reshape(3, 1, 1) + band * tones + grey.astype(np.float32)
+    return canvas.astype(np.float32, copy=False)
 
 
 def _stretched(rows: Points, length: int) -> Points:
@@ -180,9 +181,5 @@ def _light(height: int, width: int, numbers: list[int]) -> Plane:
     down = np.arange(height) / height - 0.5
     plane = (0.98 + slope_x * across[None] + slope_y * down[:, None]).astype(np.float32)
     tint = [1 + (choice // divisor % 33 - 16) / 300 for divisor in (65**2, 65**3, 65**4)]
-    return plane * np.array(tint, np.float32).reshape(3, 1, 1)
-
-
-def picture_bits(seed: int, stream: int, index: int) -> np.random.PCG64:
-    """The bits for `draw`, apart from those of the layout."""
-    return raw_bits(seed, stream, index, 1)
+    lit: Plane = plane * np.array(tint, np.float32).reshape(3, 1, 1)
+    return lit

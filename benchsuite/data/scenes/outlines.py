@@ -41,9 +41,13 @@ def dense(points: Points, pieces: int = 6) -> Points:
 
 def spikes(count: int, inner: float, outer: float = 1.0, width: float = 0.0, phase: float = -0.25) -> Points:
     """A star of `count` spikes; with a `width` (share of the pitch) the spikes end flat, like a gear's teeth."""
-    offsets, radii = ([0.0, 0.5], [outer, inner]) if not width else (
-        [-width / 2, width / 2, 0.5 - width * 0.35, 0.5 + width * 0.35],
-        [outer, outer, inner, inner],
+    offsets, radii = (
+        ([0.0, 0.5], [outer, inner])
+        if not width
+        else (
+            [-width / 2, width / 2, 0.5 - width * 0.35, 0.5 + width * 0.35],
+            [outer, outer, inner, inner],
+        )
     )
     turns = phase + (np.arange(count)[:, None] + np.asarray(offsets)[None]).ravel() / count
     radius = np.tile(np.asarray(radii), count)
@@ -80,4 +84,5 @@ def heart(count: int = 40) -> Points:
 
 def shifted(points: Points, x: float, y: float, scale: float = 1.0) -> Points:
     """Scaled, then moved."""
-    return points * scale + np.asarray([x, y])
+    moved: Points = points * scale + np.asarray([x, y])
+    return moved

@@ -1,0 +1,119 @@
+"""What a job costs beyond its own work: an empty one, and a few iterations of a small training.
+
+    python benchmarks/job_overhead.py [--repeats 9] [--json]
+
+In each round the training is done once in this process, warm, and once as a job of a run of its own, in a worker just
+forked; medians over rounds. The fork server is warm, as it is for every job of a run but the first.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchsuite.job import Context, Job
+from benchsuite.progress import Reporter
+from benchsuite.schedule import Slots, run
+from benchsuite.store import Store
+
+ALLOWED_EMPTY, ALLOWED_TRAINING = 0.05, 0.3  # seconds
+BATCH_OF_JOBS = 10
+
+
+class Empty(Job):
+    number: int
+
+    @property
+    def label(self) -> str:
+        return f"empty {self.number}"
+
+    def do(self, context: Context) -> None:
+        pass
+
+
+class Training(Job):
+    """Five steps of a ResNet-18 on four images of 64×64."""
+
+    number: int
+
+    @property
+    def label(self) -> str:
+        return f"training {self.number}"
+
+    def do(self, context: Context) -> None:
+        import torch
+        from torchvision.models import resnet18
+
+        model = resnet18(num_classes=10)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(5):
+            loss = torch.nn.functional.cross_entropy(model(torch.rand(4, 3, 64, 64)), torch.arange(4))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        context.write_metrics({"loss": loss.item()})
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure(repeats: int, folder: Path) -> dict[str, float]:
+    import torch
+
+    store, slots, numbers = Store(folder / "store"), Slots.on("cpu"), iter(range(1 << 20))
+    here = Context(folder=folder, partial=folder, cache=folder)
+    torch.set_num_threads(slots.places[0].threads)
+
+    def jobs(kind: type[Job], count: int) -> float:
+        work = [kind.model_validate({"number": next(numbers)}) for _ in range(count)]
+        return seconds(lambda: run(work, store, slots=slots, progress=Reporter()))
+
+    jobs(Empty, 1)  # starts the server
+    Training(number=-1).do(here)
+    rounds: dict[str, list[float]] = {"empty_first": [], "empty_next": [], "training_first": [], "training_next": []}
+    alone = []
+    for _ in range(repeats):
+        one, many = jobs(Empty, 1), jobs(Empty, 1 + BATCH_OF_JOBS)
+        rounds["empty_first"].append(one)
+        rounds["empty_next"].append((many - one) / BATCH_OF_JOBS)
+        own = seconds(lambda: Training(number=-1).do(here))
+        first, two = jobs(Training, 1), jobs(Training, 2)
+        alone.append(own)
+        rounds["training_first"].append(first - own)
+        rounds["training_next"].append(two - first - own)
+    return {"training_alone": statistics.median(alone)} | {k: statistics.median(v) for k, v in rounds.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options.repeats, Path(folder))
+    if options.json:
+        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+    else:
+        print(f"five training steps in this process: {found['training_alone'] * 1000:.0f} ms; beyond that, as a job:")
+        for name, allowed in (("empty", ALLOWED_EMPTY), ("training", ALLOWED_TRAINING)):
+            for which, said in (("first", "in a new worker"), ("next", "in the same worker")):
+                value = found[f"{name}_{which}"]
+                print(f"{name:8} {said:18} {value * 1000:6.1f} ms (allowed {allowed * 1000:.0f})")
+    worst = {"empty": ALLOWED_EMPTY, "training": ALLOWED_TRAINING}
+    return int(
+        any(found[f"{name}_{which}"] > allowed for name, allowed in worst.items() for which in ("first", "next"))
+    )
+
+
+if __name__ == "__main__":
+    # Workers import this file by its name: its jobs are classes of the module, not of the script that runs.
+    from job_overhead import main as run_benchmark
+
+    sys.exit(run_benchmark())

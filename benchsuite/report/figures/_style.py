@@ -1,0 +1,104 @@
+"""One look for all figures: sizes of a two-column paper, colours that everybody can tell apart, no ornament."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from benchsuite.report.grids import meaning, provenance
+from benchsuite.results import Results, Row
+
+# Okabe and Ito's colours for colour-blind readers (jfly.uni-koeln.de/color), dark enough on white first.
+OURS, PAPER, ACCENT = "#0072B2", "#9A9A9A", "#D55E00"
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+HATCHED: dict[str, Any] = {"fill": False, "edgecolor": "#B0B0B0", "linewidth": 0.6, "hatch": "/////"}
+"""The place of a number that is missing."""
+WIDTH = 7.16
+"""Width in inches of a page with two columns; 3.5 is one column."""
+
+_RC: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.5,
+    "errorbar.capsize": 2,
+    "lines.linewidth": 1,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "benchsuite",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings for the time of drawing or writing; the caller's own are untouched."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
+    """A figure for panels of that height in inches, 300 dpi, under a title that says what is shown and, below it,
+    tier, data and seeds: no number is seen without them."""
+    warning = [meaning(results)] if results.tier == "smoke" else []
+    # The title names no device and no commit: they stand in the table and would crowd the page.
+    bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
+    lines = [*textwrap.wrap(provenance(bare), round(20 * width)), *warning]
+    name = textwrap.wrap(f"{results.title} ({results.paper.id}, Table {results.table})", round(11 * width))
+    band = 0.33 + 0.16 * len(name) + 0.12 * len(lines)
+    longest = max((len(row.name) for row in results.rows), default=0)
+    total = height + band + 0.06 * max(0, longest - 14)  # room for long names under the panels
+    figure = Figure(figsize=(width, total), dpi=300, layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - band / total)))
+    top = 1 - 0.05 / total
+    figure.text(0.01, top, "\n".join(name), ha="left", va="top", fontsize=9.5, weight="bold")
+    below = top - (0.02 + 0.16 * len(name)) / total
+    color = ACCENT if warning else "#555555"
+    figure.text(0.01, below, "\n".join(lines), ha="left", va="top", fontsize=7, color=color)
+    return figure
+
+
+def legend(figure: Figure, *panels: Axes) -> None:
+    """One legend for all panels, between the title and the panels."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(text, handle)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    # The panels' own gap to the band is the legend's place.
+    top = engine.get()["rect"][3] + 0.02 / figure.get_figheight()
+    figure.legend(list(found.values()), list(found), loc="lower left", bbox_to_anchor=(0.01, top), ncols=len(found),
+                  handlelength=1.4, columnspacing=1.6, borderaxespad=0)  # fmt: skip
+
+
+def row_names(axes: Axes, names: Sequence[str]) -> None:
+    """Row names under the x axis; slanted where they would touch."""
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names), default=0) > 3 else 0)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y")
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+
+
+def missing(rows: Sequence[Row]) -> str:
+    """What the legend says about rows without a number of ours."""
+    return "not run or failed" if any(row.status == "failed" for row in rows) else "not run"

@@ -1,0 +1,54 @@
+"""Grouped bars: what we measured beside what was published, a panel for each column of the table."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchsuite.recipe import Column
+from benchsuite.report.compare import Section, compare
+from benchsuite.report.figures._style import HATCHED, OURS, PAPER, legend, missing, new_figure, row_names, style
+from benchsuite.report.grids import label
+from benchsuite.results import Results
+
+ACROSS = 3
+"""Panels beside each other."""
+
+
+def draw(results: Results) -> Figure:
+    """All cells of the table, with the standard deviation over seeds."""
+    section = compare([results]).sections[0]
+    down = -(-len(results.columns) // ACROSS)
+    with style():
+        figure = new_figure(results, 1.9 * down)
+        panels = figure.subplots(down, min(ACROSS, len(results.columns)), squeeze=False, sharex=True)
+        used = [axes for axes, _ in zip(panels.flat, results.columns, strict=False)]
+        for axes, column in zip(used, results.columns, strict=True):
+            panel(axes, section, column)
+            row_names(axes, [row.name for row in results.rows])
+        for axes in panels.flat[len(used) :]:
+            axes.set_visible(False)
+        legend(figure, *used)
+    return figure
+
+
+def panel(axes: Axes, section: Section, column: Column) -> None:
+    """One column of the table: a pair of bars per row, a hatched outline where ours is missing."""
+    rows = section.results.rows
+    cells = [section.cells[row.id, column.id] for row in rows]
+    printed = [(x, cell.published) for x, cell in enumerate(cells) if cell.published is not None]
+    ours = [(x, cell.measured) for x, cell in enumerate(cells) if cell.measured is not None]
+    values = [value for _, value in printed] + [one.mean for _, one in ours]
+    absent = [x for x, cell in enumerate(cells) if cell.measured is None and rows[x].role == "run"]
+    if ours:
+        several = any(one.deviation is not None for _, one in ours)
+        axes.bar(
+            [x - 0.2 for x, _ in ours], [one.mean for _, one in ours], 0.38, color=OURS,
+            yerr=[one.deviation or 0.0 for _, one in ours] if several else None,
+            error_kw={"linewidth": 0.8, "capsize": 1.5},
+            label="ours (± s.d. over seeds)" if several else "ours (one seed)",
+        )  # fmt: skip
+    if printed:
+        axes.bar([x + 0.2 for x, _ in printed], [value for _, value in printed], 0.38, color=PAPER, label="paper")
+    if absent:
+        axes.bar([x - 0.2 for x in absent], max(values, default=1.0), 0.38, **HATCHED,
+                 label=missing([rows[x] for x in absent]))  # fmt: skip
+    axes.set_title(label(column))

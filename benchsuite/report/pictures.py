@@ -1,0 +1,112 @@
+"""Pictures with boxes: the truth beside what was predicted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from benchsuite.report.figures._style import PALETTE, WIDTH, style
+
+ACROSS = 2
+"""Pairs of pictures beside each other."""
+FOUND_IOU = 0.5
+BRIGHT = PALETTE[:-1]
+"""The palette without black, which no dark picture shows."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one image: xyxy [N, 4] in its pixels, labels [N], and scores [N] where they are predictions."""
+
+    boxes: NDArray[np.floating]
+    labels: NDArray[np.integer]
+    scores: NDArray[np.floating] | None = None
+
+    def above(self, threshold: float) -> "Boxes":
+        """Predictions whose score is at least `threshold`."""
+        if self.scores is None:
+            return self
+        keep = self.scores >= threshold
+        return Boxes(self.boxes[keep], self.labels[keep], self.scores[keep])
+
+    def met_by(self, other: "Boxes") -> NDArray[np.bool_]:
+        """For each box, whether one of the same class in `other` overlaps it with IoU >= 0.5."""
+        if not len(self.boxes) or not len(other.boxes):
+            return np.zeros(len(self.boxes), dtype=bool)
+        low = np.maximum(self.boxes[:, None, :2], other.boxes[None, :, :2])
+        high = np.minimum(self.boxes[:, None, 2:], other.boxes[None, :, 2:])
+        common = np.clip(high - low, 0, None).prod(axis=2)
+        areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (self.boxes, other.boxes)]
+        union = areas[0][:, None] + areas[1][None, :] - common
+        same = self.labels[:, None] == other.labels[None, :]
+        met: NDArray[np.bool_] = (same & (common >= FOUND_IOU * union)).any(axis=1)
+        return met
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, uint8 [H, W, 3] in RGB, with its true and its predicted boxes."""
+
+    image: NDArray[np.uint8]
+    truth: Boxes
+    predicted: Boxes
+    name: str = ""
+
+
+def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, threshold: float = 0.3) -> Figure:
+    """Each picture twice: truth on the left, predictions of at least that score on the right.
+
+    A class has one colour throughout, named in the legend where the colours suffice. Dashed boxes are what went
+    wrong: truth that no prediction of its class meets at IoU 0.5, and predictions that meet no truth of theirs.
+    """
+    shown = [(picture, picture.predicted.above(threshold)) for picture in pictures]
+    counts = Counter(int(label) for picture, found in shown for one in (picture.truth, found) for label in one.labels)
+    colors = {label: BRIGHT[rank % len(BRIGHT)] for rank, (label, _) in enumerate(counts.most_common())}
+    across = min(ACROSS, len(pictures))
+    down = -(-len(pictures) // ACROSS)
+    cell = WIDTH / (2 * ACROSS)
+    ratios = [max(p.image.shape[0] / p.image.shape[1] for p in pictures[r * across : (r + 1) * across])
+              for r in range(down)]  # fmt: skip
+    with style():
+        height = sum(cell * ratio + 0.18 for ratio in ratios) + 0.75
+        figure = Figure(figsize=(2 * cell * across, height), dpi=300, layout="constrained")
+        figure.suptitle(f"{title}: truth, and predictions with score ≥ {threshold:g}", x=0.01, ha="left", fontsize=8)
+        panels = figure.subplots(down, 2 * across, squeeze=False, gridspec_kw={"height_ratios": ratios})
+        for axes in panels.flat:
+            axes.set_axis_off()
+            axes.set_anchor("N")
+        for (picture, found), left, right in zip(shown, panels.flat[::2], panels.flat[1::2], strict=False):
+            _panel(left, picture.image, picture.truth, picture.truth.met_by(found), classes, colors)
+            _panel(right, picture.image, found, found.met_by(picture.truth), classes, colors)
+            left.set_title(f"truth {picture.name}", fontsize=6, weight="normal", pad=2)
+            right.set_title("predicted", fontsize=6, weight="normal", pad=2)
+        named = colors if len(colors) <= len(BRIGHT) else {}
+        handles = [Patch(color=color, label=classes[label]) for label, color in named.items()]
+        handles.append(Patch(fill=False, linestyle="--", label="missed or false"))
+        figure.legend(handles=handles, loc="outside lower left", ncols=5, fontsize=6.5)
+    return figure
+
+
+def _panel(axes: Axes, image: NDArray[np.uint8], found: Boxes, met: NDArray[np.bool_], classes: Sequence[str],
+           colors: dict[int, str]) -> None:  # fmt: skip
+    axes.imshow(image, interpolation="antialiased")
+    scores = found.scores if found.scores is not None else [None] * len(found.boxes)
+    for (x0, y0, x1, y1), label, score, right in zip(found.boxes, found.labels, scores, met, strict=True):
+        color = colors[int(label)]
+        dashes = "-" if right else (0, (2, 1.5))
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=0.9, ls=dashes))
+        above = y0 > 0.06 * image.shape[0]
+        text = classes[int(label)] + ("" if score is None else f" {100 * score:.0f}")
+        axes.text(x0, y0, text, fontsize=4, color=_readable_on(color), va="bottom" if above else "top", clip_on=True,
+                  bbox={"facecolor": color, "edgecolor": "none", "pad": 0.4, "alpha": 0.85})  # fmt: skip
+
+
+def _readable_on(color: str) -> str:
+    """Black or white, whichever has the more contrast on that colour (luma of ITU-R BT.601)."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

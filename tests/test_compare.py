@@ -1,0 +1,179 @@
+"""Verdicts, differences and their limits, on results made for the purpose."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchsuite.recipe import Column, Spread
+from benchsuite.report.compare import ClaimVerdict, compare
+from benchsuite.results import ClaimRecord, Data, Measured, Results, Row, load
+
+STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
+
+
+def table(
+    measured: Mapping[str, Sequence[float | None]], *claims: ClaimRecord, tier: str = "mini", own: bool = False,
+    published: Mapping[str, float | Spread] | None = None, better: str = "higher",
+) -> Results:  # fmt: skip
+    """Results of one column, AP; row `a` is the baseline."""
+    seeds = tuple(range(len(next(iter(measured.values())))))
+    rows = [
+        Row(id=name, status="done", baseline=None if name == "a" else "a",
+            measured={"AP": Measured.of(values)}, published={"AP": (published or {}).get(name)})
+        for name, values in measured.items()
+    ]  # fmt: skip
+    stored = load(STORED)
+    return Results.model_validate({
+        **dict(stored), "tier": tier, "seeds": seeds, "rows": rows, "claims": claims,
+        "columns": [Column.model_validate({"id": "AP", "better": better})],
+        "data": Data(name="d", fingerprint="f", papers_own=own),
+    })  # fmt: skip
+
+
+def verdict(results: Results) -> ClaimVerdict:
+    (claim,) = compare([results]).sections[0].claims
+    return claim
+
+
+BEATS = ClaimRecord(better="b", than="a", on="AP")
+
+
+@pytest.mark.parametrize(
+    ("b", "by", "expected"),
+    [
+        ([31.0, 32.1, 30.9], 0.0, "holds"),
+        ([29.0, 30.1, 28.9], 0.0, "fails"),
+        ([30.5, 31.0, 29.6], 0.0, "not settled"),
+        ([31.0, 32.1, 30.9], 0.5, "holds"),
+        ([31.0, 32.1, 30.9], 1.0, "not settled"),
+        ([31.0, 32.1, 30.9], 2.0, "fails"),
+    ],
+)
+def test_a_comparison(b: list[float], by: float, expected: str) -> None:
+    claim = ClaimRecord(better="b", than="a", on="AP", by=by)
+    assert verdict(table({"a": [30.0, 31.0, 30.0], "b": b}, claim)).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("b", "expected"),
+    [([30.1, 31.0, 30.05], "holds"), ([33.0, 34.1, 33.05], "fails"), ([30.5, 31.9, 29.7], "not settled")],
+)
+def test_closeness(b: list[float], expected: str) -> None:
+    claim = ClaimRecord(close="b", to="a", within=0.3, on="AP")
+    assert verdict(table({"a": [30.0, 31.0, 30.0], "b": b}, claim)).verdict == expected
+
+
+def test_lower_may_be_better() -> None:
+    results = table({"a": [30.0, 31.0, 30.0], "b": [29.0, 30.1, 28.9]}, BEATS, better="lower")
+    assert verdict(results).verdict == "holds"
+
+
+def test_differences_are_paired_not_pooled() -> None:
+    # Seeds differ by 10, rows by 1: only pairing shows it.
+    assert verdict(table({"a": [20.0, 30.0, 40.0], "b": [21.0, 31.1, 40.9]}, BEATS)).verdict == "holds"
+
+
+def test_one_seed_settles_nothing() -> None:
+    found = verdict(table({"a": [10.0], "b": [90.0]}, BEATS))
+    assert found.verdict == "not settled"
+    assert found.note == "one seed settles nothing"
+
+
+def test_only_common_seeds_count() -> None:
+    found = verdict(table({"a": [30.0, None, 30.0], "b": [31.0, 32.0, None]}, BEATS))
+    assert found.difference is not None and found.difference.n == 1
+    assert found.verdict == "not settled"
+
+
+def test_not_measured() -> None:
+    found = verdict(table({"a": [30.0, 31.0], "b": [None, None]}, BEATS))
+    assert (found.verdict, found.note, found.difference) == ("not settled", "not measured", None)
+
+
+def test_smoke_settles_nothing() -> None:
+    results = table({"a": [30.0, 31.0, 30.0], "b": [41.0, 42.1, 40.9]}, BEATS, tier="smoke")
+    assert verdict(results).verdict == "not settled"
+    assert "mean nothing" in verdict(results).note
+    assert compare([results]).sections[0].agreements == {}
+
+
+def test_equal_differences_say_so() -> None:
+    found = verdict(table({"a": [30.0, 31.0], "b": [31.0, 32.0]}, BEATS))
+    assert found.verdict == "holds"
+    assert found.note == "the difference is the same for all seeds"
+    assert verdict(table({"a": [30.0, 31.0], "b": [30.0, 31.0]}, BEATS)).verdict == "not settled"
+
+
+def test_claims_of_a_table_share_one_error_rate() -> None:
+    measured = {"a": [30.0, 31.0, 30.0], "b": [31.0, 32.3, 30.8]}
+    alone = verdict(table(measured, BEATS))
+    claims = compare([table(measured, *[BEATS] * 10)]).sections[0].claims
+    assert alone.verdict == "holds"
+    assert {claim.verdict for claim in claims} == {"not settled"}
+    assert "were it the only claim" in claims[0].note
+
+
+def test_an_unsettled_claim_names_what_would_settle_it() -> None:
+    found = verdict(table({"a": [30.0, 31.0, 30.0], "b": [30.5, 31.0, 30.6]}, BEATS))
+    assert found.detectable is not None and found.difference is not None
+    assert found.detectable > abs(found.difference.mean)
+    assert "seeds would settle it" in found.note
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([36.54, 36.64, 36.6], "reproduced"),
+        ([36.0, 37.0, 35.8], "within noise"),
+        ([30.0, 30.1, 30.2], "off"),
+        ([36.6], "not settled"),
+        ([36.55, 36.55], "reproduced"),
+    ],
+)
+def test_fidelity_knows_rounding(values: list[float], expected: str) -> None:
+    results = table({"a": values}, tier="paper", own=True, published={"a": 36.6})
+    assert compare([results]).sections[0].cells["a", "AP"].fidelity == expected
+
+
+def test_a_printed_deviation_widens_the_tolerance() -> None:
+    results = table({"a": [36.0, 36.1]}, tier="paper", own=True, published={"a": Spread(mean=36.6, std=0.6)})
+    assert compare([results]).sections[0].cells["a", "AP"].fidelity == "reproduced"
+
+
+@pytest.mark.parametrize(("tier", "own"), [("mini", True), ("paper", False), ("smoke", True)])
+def test_no_absolute_verdict_elsewhere(tier: str, own: bool) -> None:
+    results = table({"a": [36.6, 36.6]}, tier=tier, own=own, published={"a": 36.6})
+    assert compare([results]).sections[0].cells["a", "AP"].fidelity is None
+
+
+def test_published_differences_have_no_floating_point_dust() -> None:
+    cells = compare([load(STORED)]).sections[0].cells
+    assert cells["sa-1-2-5-2-1", "AP"].published_difference == 1.5
+    assert cells["baseline", "AP"].published_difference is None
+    assert cells["elsewhere", "AP"].published_difference is None
+    assert cells["elsewhere", "AP"].measured is None
+
+
+def test_failed_only_where_a_claim_fails() -> None:
+    good = table({"a": [30.0, 31.0, 30.0], "b": [31.0, 32.1, 30.9]}, BEATS)
+    bad = table({"a": [31.0, 32.1, 30.9], "b": [30.0, 31.0, 30.0]}, BEATS)
+    assert not compare([good, load(STORED)]).failed
+    assert compare([good, bad]).failed
+
+
+def test_groups_never_join_recipes_or_protocols() -> None:
+    stored = load(STORED)
+    others = [
+        stored.model_copy(update=change) for change in ({"tier": "paper"}, {"protocol": "voc07"}, {"recipe": "x"})
+    ]
+    assert [len(group) for group in compare([stored, *others]).groups] == [2, 1, 1]
+
+
+def test_form_is_json() -> None:
+    import json
+
+    form = compare([load(STORED)]).form()
+    (section,) = json.loads(json.dumps(form))["sections"]
+    assert section["rows"][0]["cells"]["AP"]["published"] == 35.1
+    assert section["claims"][0]["verdict"] == "not settled"

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import pytest
+from data_cases import KIT, SHARED, TOY, copy, shared, toy
+
+from benchsuite.data.generated import Generated
+from benchsuite.data.locate import open_folder
+from benchsuite.data.subset import Subset
+from benchsuite.data.verify import verify
+from benchsuite.data.voc import Voc
+from benchsuite.errors import MissingData
+
+
+def test_counts_of_a_good_set() -> None:
+    report = verify(toy())
+    assert (report.name, report.images, report.boxes, report.dropped, report.crowd) == ("toy train", 5, 6, 1, 1)
+    assert report.classes == {"disc": 2, "bar": 2, "ring": 2}
+    assert report.sizes == {"small": 1.0, "medium": 0.0, "large": 0.0}
+    assert not report.problems
+    (note,) = report.notes
+    assert note.startswith("annotation 4:")
+    assert json.loads(json.dumps(report.form()))["fingerprint"] == toy().fingerprint()
+
+
+def test_everything_wrong_is_listed(tmp_path: Path) -> None:
+    folder = copy(TOY, tmp_path)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    boxes = content["annotations"]
+    boxes[0]["bbox"] = [100, 100, 5, 5]
+    boxes[1]["category_id"] = 77
+    boxes[2]["image_id"] = 99
+    boxes[4]["id"] = boxes[5]["id"]
+    boxes[6]["bbox"] = [0, 0, float("nan"), 3]
+    file.write_text(json.dumps(content))
+    (folder / "images" / "a.png").unlink()
+    (folder / "images" / "b.png").write_bytes(b"no image")
+    (folder / "images" / "e.png").write_bytes((TOY / "images" / "a.png").read_bytes())
+    report = verify(toy(folder=folder))
+    assert set(report.problems) == {
+        *("boxes outside", "unknown classes", "unknown images", "duplicates", "boxes not finite"),
+        *("missing images", "undecodable images", "sizes"),
+    }
+    lines = [line for found in report.problems.values() for line in found]
+    assert len(lines) == 8
+    assert all("\n" not in line and str(tmp_path) not in line for line in lines)
+    assert report.problems["undecodable images"][0].startswith("b.png: ")
+
+
+def test_devkit(tmp_path: Path) -> None:
+    folder = copy(KIT, tmp_path)
+    kit = folder / "VOCdevkit" / "VOC2007"
+    report = verify(Voc(splits=("2007/trainval",), folder=folder))
+    assert (report.images, report.boxes, report.difficult, report.problems) == (3, 5, 1, {})
+    (kit / "Annotations" / "000002.xml").write_text("<annotation>")
+    (kit / "Annotations" / "000001.xml").unlink()
+    (kit / "JPEGImages" / "000003.jpg").write_bytes(b"")
+    problems = verify(Voc(splits=("2007/trainval",), folder=folder)).problems
+    assert len(problems["annotations"]) == 2
+    assert problems["annotations"][0].startswith("VOC2007/Annotations/000001.xml")
+    assert "undecodable images" in problems
+
+
+def test_generated_and_subsets() -> None:
+    report = verify(Generated(split="train", images=3))
+    assert (report.images, report.problems) == (3, {})
+    assert verify(Subset(of=toy(), limit=2)).images == 2
+
+
+def test_missing_is_an_error() -> None:
+    with pytest.raises(MissingData):
+        verify(toy("test"))
+
+
+@shared
+@pytest.mark.parametrize("name", ["coco_open", "bccd", "voc100"])
+def test_real_sets_are_sound(name: str) -> None:
+    for split in open_folder(SHARED / name):
+        report = verify(split)
+        assert report.problems == {}
+        assert sum(report.classes.values()) == report.boxes

@@ -1,0 +1,106 @@
+"""Figures: that every cell is drawn as what it is, and that files come out in every format."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+
+from benchsuite.errors import InputError
+from benchsuite.report import figures
+from benchsuite.report.pictures import Boxes, Picture, detections
+from benchsuite.results import Results, load
+
+
+@pytest.fixture
+def stored() -> Results:
+    return load(Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json")
+
+
+def texts(figure: object) -> str:
+    import matplotlib.text
+
+    found = figure.findobj(matplotlib.text.Text)  # type: ignore[attr-defined]
+    return "\n".join(text.get_text() for text in found)
+
+
+def test_available_lists_modules() -> None:
+    assert figures.available() == ["ablation", "bars", "differences"]
+
+
+def test_an_unknown_figure_offers_the_nearest(stored: Results) -> None:
+    with pytest.raises(InputError, match="did you mean 'ablation'"):
+        figures.draw("ablations", stored)
+
+
+@pytest.mark.parametrize("name", figures.available())
+def test_every_figure_says_tier_and_data(stored: Results, name: str) -> None:
+    text = texts(figures.draw(name, stored))
+    assert "tier mini" in text
+    assert "generated val (1000 images)" in text
+    assert "not run" in text
+
+
+@pytest.mark.parametrize("name", figures.available())
+def test_smoke_says_so(stored: Results, name: str) -> None:
+    assert "numbers mean nothing" in texts(figures.draw(name, stored.model_copy(update={"tier": "smoke"})))
+
+
+def test_bars_have_the_values(stored: Results) -> None:
+    axes = figures.draw("bars", stored).axes[0]
+    filled = [p.get_height() for p in axes.patches if isinstance(p, Rectangle) and p.get_fill()]
+    means = [row.measured["AP"].mean for row in stored.rows if row.measured]
+    assert filled == pytest.approx([*means, *(row.published["AP"] for row in stored.rows)])
+    hatched = [p for p in axes.patches if not p.get_fill()]
+    assert len(hatched) == 1
+    assert hatched[0].get_x() + hatched[0].get_width() / 2 == pytest.approx(2 - 0.2)
+
+
+@pytest.mark.parametrize("change", [
+    {"rows": "nothing measured"}, {"rows": "one row"}, {"columns": "one column"}, {"rows": "forty rows"},
+])  # fmt: skip
+@pytest.mark.parametrize("name", figures.available())
+def test_odd_tables_can_be_drawn(stored: Results, name: str, change: dict[str, str], tmp_path: Path) -> None:
+    run = [row for row in stored.rows if row.role == "run"]
+    made = {
+        "nothing measured": {"rows": tuple(row.model_copy(update={"measured": {}}) for row in run)},
+        "one row": {"rows": tuple(run[:1])},
+        "one column": {"columns": stored.columns[:1]},
+        "forty rows": {"rows": tuple(run[:1] + [run[1].model_copy(update={"id": f"r{i}"}) for i in range(39)])},
+    }[next(iter(change.values()))]
+    figure = figures.draw(name, stored.model_copy(update={**made, "claims": ()}))
+    figure.savefig(tmp_path / "figure.png", dpi=50)
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_formats(stored: Results, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"figure.{ending}"
+    figures.default(stored).savefig(file)
+    assert file.stat().st_size > 5000
+
+
+def boxes(*found: tuple[float, float, float, float, int, float]) -> Boxes:
+    array = np.array(found, dtype=float).reshape(-1, 6)
+    return Boxes(array[:, :4], array[:, 4].astype(int), array[:, 5])
+
+
+def test_boxes_meet_their_class_at_half_overlap() -> None:
+    truth = boxes((0, 0, 10, 10, 0, 1), (20, 20, 30, 30, 1, 1))
+    found = boxes((0, 0, 10, 5, 0, 0.9), (20, 20, 30, 30, 0, 0.9), (0, 0, 10, 4.9, 0, 0.9))
+    assert found.met_by(truth).tolist() == [True, False, False]
+    assert truth.met_by(found).tolist() == [True, False]
+    assert boxes().met_by(truth).tolist() == []
+    assert truth.met_by(boxes()).tolist() == [False, False]
+
+
+def test_pictures_show_truth_beside_what_passes_the_threshold(tmp_path: Path) -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    truth = Boxes(np.array([[5.0, 5, 20, 20]]), np.array([1]))
+    picture = Picture(image, truth, boxes((5, 5, 20, 20, 1, 0.87), (30, 5, 50, 20, 0, 0.1)), "a.jpg")
+    empty = Picture(np.zeros((60, 40, 3), np.uint8), boxes(), boxes())
+    figure = detections([picture, empty, picture], ("cat", "dog"), "har-table1/baseline", threshold=0.3)
+    left, right = figure.axes[:2]
+    assert [len(axes.patches) for axes in (left, right)] == [1, 1]
+    text = texts(figure)
+    assert "dog 87" in text and "cat" not in text and "score ≥ 0.3" in text
+    figure.savefig(tmp_path / "pictures.png", dpi=50)

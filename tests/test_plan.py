@@ -1,0 +1,146 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchsuite.errors import InputError, MissingData
+from benchsuite.plan import Plan, make_plan, require_all
+from benchsuite.recipe import Recipe, available, folder, load, select
+
+GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
+
+
+def trains(plan: Plan) -> set[str]:
+    return {key for key, job in plan.jobs.items() if job.kind() == "jobs.Train"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.chdir(tmp_path)  # no ./data or ./datasets of the machine
+    return select(["har-table1"])[0]
+
+
+def test_jobs_come_after_their_inputs_and_once(recipe: Recipe) -> None:
+    plan = make_plan([recipe, recipe], "paper", seeds=[0, 1])
+    kinds = [job.kind() for job in plan.jobs.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "jobs.Train": 10, "jobs.Predict": 10, "jobs.Score": 10, "jobs.Difference": 12,
+    }  # fmt: skip
+    seen: set[str] = set()
+    for key, job in plan.jobs.items():
+        assert {needed.key for needed in job.inputs.values()} <= seen
+        seen.add(key)
+
+
+def test_a_score_threshold_replans_no_training(recipe: Recipe) -> None:
+    before, after = make_plan([recipe], "paper"), make_plan([recipe], "paper", overrides=["post.score_threshold=0.1"])
+    assert trains(before) == trains(after)
+    assert not {key for key, job in before.jobs.items() if job.kind() == "jobs.Predict"} & set(after.jobs)
+
+
+def test_a_learning_rate_replans_one_training(tmp_path: Path, recipe: Recipe) -> None:
+    shutil.copytree(folder(), tmp_path / "recipes")
+    file = tmp_path / "recipes" / "har-table1.yaml"
+    text = file.read_text().replace("label: SA(1-1-1)\n", "label: SA(1-1-1)\n    solver: {lr: 0.1}\n")
+    file.write_text(text)
+    assert len(trains(make_plan([recipe], "paper")) - trains(make_plan([load(file)], "paper"))) == 1
+
+
+def test_a_moved_recipe_replans_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    shutil.copytree(folder(), tmp_path / "elsewhere")
+    moved = load(tmp_path / "elsewhere" / "har-table1.yaml")
+    for tier in ("smoke", "mini", "paper"):
+        assert set(make_plan([recipe], tier).jobs) == set(make_plan([moved], tier).jobs)
+
+
+def test_a_metric_rescores_saved_detections(recipe: Recipe) -> None:
+    before = make_plan([recipe], "paper")
+    after = make_plan([recipe], "paper", overrides=["metric.evaluator=pycocotools"])
+    changed = {job.kind() for key, job in after.jobs.items() if key not in before.jobs}
+    assert changed == {"jobs.Score", "jobs.Difference"}
+
+
+def test_timing_is_asked_for_by_a_setting(recipe: Recipe) -> None:
+    plan = make_plan([recipe], "paper", overrides=["timing={repeats: 3}"])
+    assert [job.kind() for job in plan.jobs.values()].count("jobs.Time") == 5
+
+
+@pytest.mark.parametrize("recipe_id", available())
+def test_golden_keys(recipe_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed default shows here. If the change is meant: raise the settings class's `version` where behaviour
+    changed under equal settings, and write the keys anew with `python tests/test_plan.py`."""
+    monkeypatch.chdir(tmp_path)
+    assert golden(recipe_id) == json.loads(GOLDEN.read_text())[recipe_id]
+
+
+def golden(recipe_id: str) -> dict[str, dict[str, str]]:
+    recipe = select([recipe_id])[0]
+    return {
+        tier: {
+            f"{planned.row.id} {name}": job.key
+            for planned in make_plan([recipe], tier, seeds=[0]).rows
+            for name, job in planned.jobs[0].items()
+        }
+        for tier in recipe.tiers
+    }
+
+
+def test_rows_are_chosen_and_unknown_ones_offered(recipe: Recipe) -> None:
+    assert [row.id for row in make_plan([recipe], "smoke", rows=["baseline"]).rows] == ["har-table1/baseline"]
+    with pytest.raises(InputError, match="no row 'base'; did you mean 'baseline'"):
+        make_plan([recipe], "smoke", rows=["base"])
+    with pytest.raises(InputError, match="no tier 'smoky'; did you mean 'smoke'"):
+        make_plan([recipe], "smoky")
+
+
+def test_equal_rows_are_refused_unless_said_to_be_one(tmp_path: Path, recipe: Recipe) -> None:
+    shutil.copytree(folder(), tmp_path / "recipes")
+    file = tmp_path / "recipes" / "har-table1.yaml"
+    text = file.read_text()
+    file.write_text(
+        text.replace("claims:", "  - {id: again}\nclaims:", 1).replace("# Section V-A, in the text's order.\n", "")
+    )
+    with pytest.raises(InputError, match=r"rows 'baseline' and 'again' come out equal"):
+        make_plan([load(file)], "paper")
+    file.write_text(file.read_text().replace("{id: again}", "{id: again, same_as: baseline}"))
+    assert len(trains(make_plan([load(file)], "paper"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("solver.lrr=1", "--set solver.lrr=1: unknown key `solver.lrr`; did you mean 'lr'?"),
+        ("model.head.spatial={dilations: [0, 1], channels: 3}", "`model.head.spatial.dilations.0` is 0"),
+        ("model.head.kind=harnet.Heads", "unknown kind 'harnet.Heads'; did you mean 'harnet.Head'?"),
+        ("model.backbone.depht=18", "unknown key `model.backbone.depht`; did you mean 'depth'?"),
+        ("solver.lr=fast", "`solver.lr` is 'fast'"),
+        ("model.backbone.weights=IMAGENET1K_V9", "unknown weights 'IMAGENET1K_V9'"),
+    ],
+)
+def test_settings_mistakes_name_where_they_were_written(recipe: Recipe, override: str, told: str) -> None:
+    with pytest.raises(InputError) as raised:
+        make_plan([recipe], "paper", overrides=[override])
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recipes_mistake_names_file_and_line(tmp_path: Path) -> None:
+    shutil.copytree(folder(), tmp_path / "recipes")
+    file = tmp_path / "recipes" / "har-table1.yaml"
+    file.write_text(file.read_text().replace("channels: 16", "chanels: 16"))
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "chanels" in text)
+    with pytest.raises(InputError, match=rf"har-table1.yaml:{line}: unknown key .*chanels.*did you mean 'channels'"):
+        make_plan([load(file)], "paper")
+
+
+def test_missing_data_is_said_before_anything_runs(recipe: Recipe) -> None:
+    plan = make_plan([recipe], "paper")
+    with pytest.raises(MissingData) as raised:
+        require_all(plan)
+    assert "train2017" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({recipe_id: golden(recipe_id) for recipe_id in available()}, indent=1) + "\n")

@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import pytest
+
+from benchsuite.errors import InputError
+from benchsuite.recipe import available, load, select
+from benchsuite.yamlfile import parse, parse_value
+
+PARENT = """
+paper: {id: p, title: A paper, cite: "arXiv 1"}
+columns: [AP, {id: error, better: lower}]
+baseline: a
+base: {solver: {lr: 1e-3, drops: [1, 2]}, model: {depth: 50}}
+tiers:
+  smoke: {seeds: [0, 1], solver: {lr: 2}}
+  paper: {}
+"""
+CHILD = """
+id: table
+extends: _parent.yaml
+table: I
+title: Something
+rows:
+  - {id: a, published: {AP: 35.10, error: null}}
+  - id: b
+    model: {width: 3}
+    published: {AP: {mean: 1.5, std: 0.2}}
+    tiers: {smoke: {solver: {lr: 5, drops: [7]}}}
+  - {id: q, role: quoted, cite: "[3]", published: {AP: 30}}
+claims:
+  - {better: b, than: a, on: AP}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "_parent.yaml").write_text(PARENT)
+    file = tmp_path / "table.yaml"
+    file.write_text(CHILD)
+    return file
+
+
+def test_settings_compose_in_one_order(table: Path) -> None:
+    recipe = load(table)
+    row = recipe.row("b")
+    assert recipe.compose(recipe.row("a"), "smoke").value == {
+        "solver": {"lr": 2, "drops": [1, 2]},
+        "model": {"depth": 50},
+    }
+    composed = recipe.compose(row, "smoke", {"train": "T"}, ["solver.lr=7", "model.width=[4]"]).value
+    assert composed == {
+        "solver": {"lr": 7, "drops": [7]},
+        "model": {"depth": 50, "width": [4]},
+        "data": {"train": "T"},
+    }
+    assert recipe.compose(row, "paper").value["solver"] == {"lr": 1e-3, "drops": [1, 2]}
+
+
+def test_every_setting_knows_where_it_was_written(table: Path) -> None:
+    composed = (recipe := load(table)).compose(recipe.row("b"), "smoke", None, ["model.depth=9"])
+    assert str(composed.origin(("solver", "lr"))) == "table.yaml:11"
+    assert str(composed.origin(("model", "width"))) == "table.yaml:9"
+    assert str(composed.origin(("model", "depth"))) == "--set model.depth=9"
+
+
+def test_published_numbers_keep_their_printed_decimals(table: Path) -> None:
+    columns = {column.id: column for column in load(table).columns}
+    assert (columns["AP"].decimals, columns["error"].better) == (2, "lower")
+
+
+def test_on_is_a_word_and_1e_4_a_number() -> None:
+    assert parse("{on: no, lr: 1e-4, half: .5, none: ~}", "x").value == {
+        "on": "no",
+        "lr": 1e-4,
+        "half": 0.5,
+        "none": None,
+    }
+    assert parse_value("[1, true, text]") == [1, True, "text"]
+
+
+def test_baselines_and_roles(table: Path) -> None:
+    recipe = load(table)
+    assert [recipe.baseline_of(row) for row in recipe.rows] == [None, "a", None]
+    assert recipe.seeds_of("smoke") == (0, 1)
+    assert recipe.seeds_of("paper") == (0,)
+
+
+def test_with_row_changes_a_copy(table: Path) -> None:
+    recipe = load(table).with_row("wide", like="b", change={"model": {"width": 9}})
+    assert recipe.compose(recipe.row("wide"), "paper").value["model"] == {"depth": 50, "width": 9}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("colums: [AP]", "table.yaml:15: unknown key `colums`; did you mean 'columns'?"),
+        ("baseline: bb", "table.yaml:15: no row 'bb'; did you mean 'b'?"),
+        ("claims: [{better: b, than: c, on: AP}]", "table.yaml:15: key 'claims' stands twice; keep one"),
+        ("tiers: {smok: {}}", "table.yaml:15: no tier 'smok'; did you mean 'smoke'?"),
+        ("seeds: [x]", "table.yaml:15: `seeds.0` is 'x': input should be a valid integer"),
+        ("base: &a {x: 1}\nseeds: *a", "table.yaml:15: anchors and aliases are not used in recipes"),
+        ("base: !!python/object:os.system {}", "tag tag:yaml.org,2002:python/object:os.system is not allowed"),
+        ("base: [1]", "table.yaml:15: `base` is a mapping of settings"),
+        ("base: {x: 1", "table.yaml:16: not valid YAML"),
+    ],
+)
+def test_mistakes_name_file_line_and_cure(table: Path, change: str, told: str) -> None:
+    table.write_text(CHILD + change + "\n")
+    with pytest.raises(InputError) as raised:
+        load(table)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("AP: 35.10", "APP: 35.1", "no column 'APP'; did you mean 'AP'?"),
+        ("on: AP}\n", "on: APs}\n", "no column 'APs'"),
+        ("better: b, than: a", "better: b", "a claim is {better: ROW, than: ROW, on: COLUMN}"),
+        ("id: b\n", "id: a\n", "row id 'a' stands twice"),
+        ("_parent.yaml", "_gone.yaml", "table.yaml:3: `extends: _gone.yaml` is not there"),
+        ("role: quoted", "role: cited", "`rows.2.role` is 'cited'"),
+        ("title: Something", "", "`title` is missing"),
+    ],
+)
+def test_references_are_checked(table: Path, old: str, new: str, told: str) -> None:
+    table.write_text(CHILD.replace(old, new))
+    with pytest.raises(InputError) as raised:
+        load(table)
+    assert told in str(raised.value)
+
+
+def test_circular_extends(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(InputError, match=r"`extends` goes in a circle \(a.yaml → b.yaml → a.yaml\)"):
+        load(tmp_path / "a.yaml")
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(InputError, match="no recipe 'har-tabel1'; did you mean 'har-table1'"):
+        select(["har-tabel1"])
+    with pytest.raises(InputError, match="no row 'base'; did you mean 'baseline'"):
+        select(["har-table1"])[0].row("base")
+    with pytest.raises(InputError, match=r"gone.yaml: no such file"):
+        select(["gone.yaml"])
+    with pytest.raises(InputError, match="is not PATH=VALUE"):
+        (recipe := select(["har-table1"])[0]).compose(recipe.rows[0], "smoke", None, ["solver.lr"])
+
+
+def test_globs_select_each_recipe_once() -> None:
+    ids = [recipe.id for recipe in select(["har-*", "har-table1"])]
+    assert len(set(ids)) == len(ids)
+    assert "har-table1" in ids
+
+
+@pytest.mark.parametrize("recipe_id", available())
+def test_every_recipe_of_the_project_reads(recipe_id: str) -> None:
+    recipe = select([recipe_id])[0]
+    assert recipe.id == recipe_id
+    assert set(recipe.tiers) == {"smoke", "mini", "paper"}
+
+
+def test_har_table1_is_the_papers() -> None:
+    recipe = select(["har-table1"])[0]
+    last = recipe.row("sa-1-2-5-2-1").published
+    assert last == {"AP": 36.6, "AP50": 54.9, "AP75": 39.8, "APs": 18.6, "APm": 40.9, "APl": 51.3}
+    assert sum(float(row.published["AP"]) for row in recipe.rows) == pytest.approx(35.1 + 36.4 + 36.4 + 36.5 + 36.6)  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from engine_jobs import Crasher, Echo, Failing, Full, NaN, Nothing, Random, Sleeper, Timing
+
+from benchsuite.errors import InputError
+from benchsuite.job import Job
+from benchsuite.progress import Lines, Reporter
+from benchsuite.schedule import Outcome, Slots, run
+from benchsuite.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def go(jobs: Sequence[Job], store: Store, slots: int = 1, progress: Reporter | None = None) -> Outcome:
+    return run(jobs, store, slots=Slots.on("cpu", slots), progress=progress or Reporter(), checkpoint_every=5)
+
+
+def statuses(outcome: Outcome) -> list[str]:
+    return [outcome.results[key].status for key in outcome.results]
+
+
+def out(store: Store, job: Job) -> str:
+    return store.verified(job.key).path("out.txt").read_text()
+
+
+def test_inputs_come_first_and_nothing_is_done_twice(store: Store, tmp_path: Path) -> None:
+    a = Echo(name="a", trace=str(tmp_path))
+    b = Echo(name="b", after=a, trace=str(tmp_path))
+    c = Echo(name="c", after=b, also=a, trace=str(tmp_path))
+    assert statuses(go([a, b, c], store, slots=2)) == ["done"] * 3
+    assert out(store, c) == "c(b(a))(a)"
+    record = store.record(c.key)
+    assert record["inputs"] == {"after": b.key, "also": a.key}
+    assert record["label"] == "echo c"
+    assert record["device"] == "cpu"
+    again = go([a, b, c], store)
+    assert statuses(again) == ["cached"] * 3
+    assert again.exit_code == 0
+    assert (tmp_path / "a").read_text() == "done\n"
+
+
+def test_failures_stop_only_what_needs_them(store: Store) -> None:
+    failing, lossy = Failing(name="f"), NaN(name="n")
+    after = Echo(name="after", after=failing)
+    last = Echo(name="last", after=after)
+    other = Echo(name="other")
+    outcome = go([failing, lossy, after, last, other], store)
+    found = {result.job.label: result for result in outcome.results.values()}
+    assert {label: result.status for label, result in found.items()} == {
+        "failing f": "failed",
+        "nan n": "failed",
+        "echo after": "skipped",
+        "echo last": "skipped",
+        "echo other": "done",
+    }
+    assert outcome.exit_code == 1
+    assert len(outcome.failures) == 2
+    log = store.partial(failing.key) / "job.log"
+    assert found["failing f"].message == f"failing f: ValueError: what a pity (log: {log})"
+    assert found["nan n"].message == "nan n: iteration 3: loss is nan; lower the learning rate"
+    assert found["echo after"].message == "its input failed: failing f"
+    assert "about to fail" in log.read_text()
+    assert "Traceback" in log.read_text()
+    assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_a_worker_that_dies_is_replaced_and_its_job_resumed_once(store: Store) -> None:
+    once, always, after = Crasher(name="once"), Crasher(name="always", times=9), Echo(name="x")
+    notes = io.StringIO()
+    outcome = go([once, always, after], store, progress=Lines(notes))
+    assert statuses(outcome) == ["done", "failed", "done"]
+    assert out(store, once) == "survived"
+    assert "its worker died 2 times (SIGSEGV)" in outcome.results[always.key].message
+    assert "crasher once: its worker died (SIGSEGV); going on from its last checkpoint" in notes.getvalue()
+    assert "Segmentation fault" in (store.partial(always.key) / "job.log").read_text()
+
+
+def test_an_edited_input_is_an_error_of_the_user(store: Store) -> None:
+    a = Echo(name="a")
+    go([a], store)
+    (store.folder(a.key) / "out.txt").write_text("better")
+    b = Echo(name="b", after=a)
+    outcome = go([a, b], store)
+    assert outcome.exit_code == 2
+    assert f"{store.folder(a.key) / 'out.txt'}: was changed" in outcome.results[b.key].message
+
+
+def test_a_full_disk_loses_nothing(store: Store) -> None:
+    full, other = Full(name="f"), Echo(name="o")
+    outcome = go([full, other], store)
+    assert outcome.exit_code == 2
+    assert outcome.results[full.key].message.startswith(f"full f: {store.root}: the disk is full; free some space")
+    assert store.artifact(full.key) is None
+    assert list((store.root / "scratch").iterdir()) == []
+    assert store.verified(other.key)
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(InputError, match="a file is where the store needs a folder"):
+        go([Nothing(name="n")], Store(tmp_path / "store"))
+
+
+def test_a_timing_runs_alone(store: Store, tmp_path: Path) -> None:
+    kinds = (Sleeper, Timing, Sleeper, Timing, Sleeper)
+    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=0.1) for i, kind in enumerate(kinds)]
+    assert statuses(go(jobs, store, slots=2)) == ["done"] * 5
+    spans = [[float(line.split()[1]) for line in (tmp_path / str(i)).read_text().splitlines()] for i in range(5)]
+    for timing in (1, 3):
+        for other in set(range(5)) - {timing}:
+            assert spans[other][1] <= spans[timing][0] or spans[timing][1] <= spans[other][0]
+    assert any(spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1] for i in (0, 2) for j in (2, 4) if i != j)
+    assert store.record(jobs[1].key)["threads"] == Slots.on("cpu").cores
+
+
+def test_each_job_draws_from_its_own_seed(tmp_path: Path) -> None:
+    jobs = [Random(name="a"), Random(name="b")]
+    stores = [Store(tmp_path / "1"), Store(tmp_path / "2")]
+    go(jobs, stores[0])
+    go([Nothing(name="before"), *reversed(jobs)], stores[1])
+    texts = [[out(store, job) for job in jobs] for store in stores]
+    assert texts[0] == texts[1]
+    assert json.loads(texts[0][0])["draws"] != json.loads(texts[0][1])["draws"]
+    assert json.loads(texts[0][0])["threads"] == Slots.on("cpu").places[0].threads
+
+
+def test_slots_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert [place.threads for place in Slots.on("cpu").places] == [8]
+    assert [place.threads for place in Slots.on("cpu", 3).places] == [2, 2, 2]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    places = Slots.on("cuda", 2).places
+    assert [(place.name, place.visible, place.device, place.threads) for place in places] == [
+        ("cuda:0", "5", "cuda:0", 2),
+        ("cuda:0", "5", "cuda:0", 2),
+        ("cuda:1", "3", "cuda:0", 2),
+        ("cuda:1", "3", "cuda:0", 2),
+    ]
+    assert [place.visible for place in Slots.on("cuda:1").places] == ["3"]
+    assert Slots.on("auto") == Slots.on("cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [place.visible for place in Slots.on("cuda").places] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("device", "slots", "message"),
+    [
+        ("tpu", 1, "--device tpu: unknown device; one of: auto, cpu, cuda, cuda:N"),
+        ("cpu:1", 1, "unknown device"),
+        ("cuda:x", 1, "unknown device"),
+        ("cuda:7", 1, "there are 0 visible GPUs"),
+        ("cuda", 1, "there is no usable GPU"),
+        ("cpu", 0, "--slots 0: needs a positive number"),
+    ],
+)
+def test_wrong_devices_are_named(monkeypatch: pytest.MonkeyPatch, device: str, slots: int, message: str) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(InputError, match=message):
+        Slots.on(device, slots)

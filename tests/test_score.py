@@ -1,0 +1,221 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metric_cases import FIXTURES, from_coco
+
+from benchsuite.errors import InputError
+from benchsuite.metrics.coco import COLUMNS
+from benchsuite.metrics.voc import Voc
+from benchsuite.score import score
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+FAKE100 = SHARED / "evalvec" / "coco_fake100"
+TRUTH, DETECTIONS = FIXTURES / "truth.json", FIXTURES / "detections.json"
+shared = pytest.mark.skipif(not SHARED.exists(), reason="shared/data is not here")
+
+BOXES = {
+    "000012": [("cat", (11, 21, 110, 220), 0)],
+    "2008_000007": [("cat", (1, 1, 50, 50), 0), ("dog", (60, 60, 99, 99), 1)],
+}
+
+
+def devkit(folder):
+    """A VOCdevkit of two images: pixels counted from 1, the last one included."""
+    year = folder / "VOCdevkit" / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (year / name).mkdir(parents=True)
+    for image, objects in BOXES.items():
+        items = "".join(
+            f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin>"
+            f"<ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+            for name, box, difficult in objects
+        )
+        text = f"<annotation><size><width>300</width><height>300</height></size>{items}</annotation>"
+        (year / "Annotations" / f"{image}.xml").write_text(text)
+    (year / "ImageSets" / "Main" / "test.txt").write_text("\n".join(BOXES) + "\n")
+    return year
+
+
+def comp4(folder, **classes):
+    folder.mkdir(exist_ok=True)
+    for name, lines in classes.items():
+        (folder / f"comp4_det_test_{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def results(path, *entries, **change):
+    whole = {"image_id": 11, "category_id": 2, "bbox": [10, 10, 20, 20], "score": 0.5}
+    path.write_text(json.dumps([*entries, {**whole, **change}]))
+    return path
+
+
+def test_coco_files_give_the_stored_numbers():
+    expected = json.loads((FIXTURES / "expected.json").read_text())
+    result = score(TRUTH, DETECTIONS, "coco")
+    assert result == {"protocol": "coco", **{name: expected[name] for name in (*COLUMNS, "per_class")}}
+
+
+@shared
+def test_fake100_exact():
+    expected = json.loads((FAKE100 / "expected.json").read_text())["bbox"]
+    result = score(FAKE100 / "gt.json", FAKE100 / "dt_bbox.json", "coco")
+    assert {name: result[name] for name in COLUMNS} == {name: 100 * value for name, value in expected.items()}
+
+
+@pytest.mark.parametrize(("protocol", "year"), [("voc07", 2007), ("voc12", 2012)])
+def test_coco_files_by_voc_rules(protocol, year):
+    assert score(TRUTH, DETECTIONS, protocol) == Voc(year=year).score(*from_coco(TRUTH, DETECTIONS))
+
+
+def test_voc_files_by_voc_rules(tmp_path):
+    year = devkit(tmp_path)
+    found = comp4(
+        tmp_path / "results",
+        cat=["000012 0.9 11 21 110 220", "2008_000007 0.8 200 200 250 250", "2008_000007 0.7 1 1 50 40"],
+        dog=["2008_000007 0.9 60 60 99 99"],
+    )
+    result = score(Path(f"{year}:test"), found, "voc12")
+    # right, wrong, right: recall .5, .5, 1 and precision 1, 1/2, 2/3; the only dog is difficult.
+    assert result["per_class"]["cat"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
+    assert result["per_class"]["dog"] is None
+    assert result["AP75"] == result["AP50"] == result["per_class"]["cat"]  # IoU 40 / 50
+    assert score(year / "ImageSets" / "Main" / "test.txt", found, "voc12") == result
+
+
+def test_voc_truth_and_coco_results(tmp_path):
+    year = devkit(tmp_path)
+    cat = 8  # of VOC's 20, counted from 1
+    entries = [
+        {"image_id": 12, "category_id": cat, "bbox": [10, 20, 100, 200], "score": 0.9},
+        {"image_id": "2008_000007", "category_id": cat, "bbox": [0, 0, 50, 50], "score": 0.9},
+    ]
+    found = results(tmp_path / "results.json", *entries, image_id=2008000007, category_id=cat + 4, bbox=[0, 0, 9, 9])
+    for protocol in ("voc07", "voc12"):
+        assert score(Path(f"{year}:test"), found, protocol)["AP"] == pytest.approx(100)
+    # COCO knows nothing difficult: the missed dog counts.
+    assert score(Path(f"{year}:test"), found, "coco")["AP"] == pytest.approx(50)
+
+
+def test_no_detections_are_zeros(tmp_path):
+    empty = tmp_path / "results.json"
+    empty.write_text("[]")
+    for protocol in ("coco", "voc07"):
+        result = score(TRUTH, empty, protocol)
+        assert (result["AP"], result["AP50"]) == (0, 0)
+    result = score(Path(f"{devkit(tmp_path)}:test"), comp4(tmp_path / "none", cat=[""]), "voc07")
+    assert result["AP"] == 0
+
+
+def test_truth_without_areas_takes_those_of_the_boxes(tmp_path):
+    document = json.loads(TRUTH.read_text())
+    for box in document["annotations"]:
+        box["area"] = box["bbox"][2] * box["bbox"][3]
+    (tmp_path / "with.json").write_text(json.dumps(document))
+    for box in document["annotations"]:
+        del box["area"]
+    (tmp_path / "without.json").write_text(json.dumps(document))
+    assert score(tmp_path / "without.json", DETECTIONS, "coco") == score(tmp_path / "with.json", DETECTIONS, "coco")
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 99}, "detection 1 has image_id 99"),
+        ({"category_id": 99}, "detection 1 has category_id 99"),
+        ({"score": float("nan")}, "score"),
+        ({"score": None}, "score"),
+        ({"bbox": [1, 2, 3]}, "results.json"),
+        ({"bbox": None}, "bbox"),
+    ],
+)
+def test_strange_detections(tmp_path, capfd, protocol, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        score(TRUTH, results(tmp_path / "results.json", **change), protocol)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc12"])
+@pytest.mark.parametrize("text", ["{", "", '{"annotations": []}', '[{"image_id": 11}]', "[3]", "\x00\xff"])
+def test_malformed_results(tmp_path, protocol, text):
+    file = tmp_path / "results.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"results\.json: ") as caught:
+        score(TRUTH, file, protocol)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc12"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [], "annotations": [], "categories": []}'])
+def test_malformed_truth(tmp_path, protocol, text):
+    file = tmp_path / "truth.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"truth\.json: ") as caught:
+        score(file, DETECTIONS, protocol)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc12"])
+def test_truth_with_an_unknown_class(tmp_path, protocol):
+    document = json.loads(TRUTH.read_text())
+    document["annotations"][0]["category_id"] = 5
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"truth\.json: .*1"):
+        score(tmp_path / "truth.json", DETECTIONS, protocol)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["000013 0.9 1 1 9 9"], "line 1 has image '000013'"),
+        (["000012 0.9 1 1 9 9", "000012 x 1 1 9 9"], "not lines of"),
+        (["000012 0.9 1 1 9 9", "000012 nan 1 1 9 9"], "line 2"),
+        (["000012 0.9 1 1"], "line 1"),
+        (["000012 0.9 1 1 9 9", "000012 0.9 1 1 9 9 9"], "not lines of"),
+    ],
+)
+def test_strange_comp4_files(tmp_path, lines, message):
+    year = devkit(tmp_path)
+    with pytest.raises(InputError, match=message):
+        score(Path(f"{year}:test"), comp4(tmp_path / "results", cat=lines), "voc07")
+
+
+def test_strange_names(tmp_path):
+    year = devkit(tmp_path)
+    found = comp4(tmp_path / "results", cat=["000012 0.9 1 1 9 9"])
+    truth = Path(f"{year}:test")
+    with pytest.raises(InputError, match=r"'voc7' is unknown; did you mean 'voc07'"):
+        score(truth, found, "voc7")
+    with pytest.raises(InputError, match="2007/val"):
+        score(Path(f"{year}:val"), found, "voc07")
+    with pytest.raises(InputError, match="neither a COCO JSON nor"):
+        score(year, found, "voc07")
+    with pytest.raises(InputError, match="nowhere: no such file"):
+        score(truth, tmp_path / "nowhere", "voc07")
+    with pytest.raises(InputError, match="holds no results"):
+        score(truth, year, "voc07")
+    with pytest.raises(InputError, match="did you mean 'cat'"):
+        score(truth, comp4(tmp_path / "other", cats=[]), "voc07")
+
+
+@shared
+@pytest.mark.parametrize("protocol", ["coco", "voc07", "voc12"])
+def test_the_truth_of_bccd_scores_100_in_both_layouts(tmp_path, protocol):
+    bccd = SHARED / "bccd"
+    document = json.loads((bccd / "annotations" / "instances_val.json").read_text())
+    entries = [{**box, "score": 1.0} for box in document["annotations"]]
+    found = tmp_path / "results.json"
+    found.write_text(json.dumps(entries))
+    assert score(bccd / "annotations" / "instances_val.json", found, protocol)["AP"] == pytest.approx(100, abs=1)
+    stems = {image["id"]: Path(image["file_name"]).stem for image in document["images"]}
+    names = [kind["name"] for kind in document["categories"]]
+    place = {kind["id"]: sorted(names).index(kind["name"]) + 1 for kind in document["categories"]}
+    as_voc = [
+        {**entry, "image_id": stems[entry["image_id"]], "category_id": place[entry["category_id"]]} for entry in entries
+    ]
+    found.write_text(json.dumps(as_voc))
+    result = score(Path(f"{bccd}/VOCdevkit/VOC2007:val"), found, protocol)
+    assert np.isclose(result["AP"], 100, atol=1)

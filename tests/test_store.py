@@ -1,0 +1,185 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from engine_jobs import Echo
+
+from benchsuite.errors import InputError
+from benchsuite.store import LOG, RECORD, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+def publish(store: Store, key: str = "k1", text: str = "result") -> None:
+    with store.lock(key) as mine, store.scratch(key) as folder:
+        assert mine
+        (store.partial(key) / LOG).write_text("a line")
+        (store.partial(key) / "checkpoint").write_text("half-way")
+        (folder / "out.txt").write_text(text)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "metrics.txt").write_text("1")
+        store.publish(key, folder, {"label": "a job", "inputs": {}})
+
+
+def test_a_published_artifact_is_complete_and_leaves_nothing_behind(store: Store) -> None:
+    assert store.artifact("k1") is None
+    publish(store)
+    artifact = store.verified("k1")
+    assert artifact.path("out.txt").read_text() == "result"
+    assert artifact.path(LOG).read_text() == "a line"
+    assert set(store.record("k1")["files"]) == {"out.txt", "deep/metrics.txt", LOG}
+    assert not store.partial("k1").exists()
+    assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none").artifact("k") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_STORE", "elsewhere")
+    assert Store().root == Path("elsewhere")
+    monkeypatch.delenv("BENCH_STORE")
+    assert Store().root == Path("runs")
+
+
+def test_an_error_while_publishing_leaves_no_artifact(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(InputError, match="the disk is full; free some space"), store.explained():
+        publish(store)
+    monkeypatch.undo()
+    assert store.artifact("k1") is None
+    assert list((store.root / "scratch").iterdir()) == []
+    assert (store.partial("k1") / "checkpoint").exists()
+    publish(store)
+    assert store.verified("k1")
+
+
+@pytest.mark.parametrize("text", ["changed", "RESULT"])
+def test_an_edited_file_is_named_with_its_cure(store: Store, text: str) -> None:
+    publish(store)
+    file = store.folder("k1") / "out.txt"
+    file.write_text(text)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(InputError) as caught:
+        store.verified("k1")
+    message = str(caught.value)
+    assert message.startswith(f"{file}: was changed after it was written")
+    assert message.endswith(f"delete the folder {store.folder('k1')} and run again")
+    assert "\n" not in message
+
+
+def test_a_missing_file_or_artifact_is_named(store: Store) -> None:
+    publish(store)
+    (store.folder("k1") / "out.txt").unlink()
+    with pytest.raises(InputError, match=r"out\.txt: is gone; delete the folder"):
+        store.verified("k1")
+    with pytest.raises(InputError, match="no such artifact"):
+        store.verified("k2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ('{"key": "other"}', "is of another artifact, other"),
+        ('{"key": "k1"}', "no readable list"),
+    ],
+)
+def test_a_broken_record_is_named(store: Store, text: str, message: str) -> None:
+    publish(store)
+    (store.folder("k1") / RECORD).write_text(text)
+    with pytest.raises(InputError, match=message):
+        store.verified("k1")
+
+
+def test_a_file_is_hashed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert store.verified("k1")  # known since it was written
+
+
+def test_a_lock_is_held_once_and_freed(store: Store) -> None:
+    with store.lock("k") as mine:
+        assert mine
+        with store.lock("k") as other:
+            assert not other
+        with store.lock("k") as other:
+            assert not other
+    with store.lock("k") as mine:
+        assert mine
+
+
+def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_kept(store: Store) -> None:
+    publish(store)
+    for name in ("dead", "alive"):
+        (store.root / "scratch" / name).mkdir()
+        (store.root / "scratch" / name / "half").touch()
+    store.partial("k1").mkdir()  # killed between publishing and cleaning
+    store.partial("unfinished").mkdir()
+    with store.lock("alive"):
+        store.prepare()
+    assert [folder.name for folder in (store.root / "scratch").iterdir()] == ["alive"]
+    assert [folder.name for folder in (store.root / "partial").iterdir()] == ["unfinished"]
+
+
+def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(InputError, match="a file is where the store needs a folder"):
+        Store(tmp_path / "runs").prepare()
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    """In a child without root's rights, since root may write anywhere."""
+    tmp_path.chmod(0o555)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            Store(tmp_path / "runs").prepare()
+            os.write(writer, b"no error")
+        except InputError as error:
+            os.write(writer, str(error).encode())
+        except BaseException as error:
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        message = pipe.read()
+    tmp_path.chmod(0o755)
+    assert "cannot be written (Permission denied); change its permissions, or use another store" in message
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOLCK])
+def test_errors_of_the_file_system_are_explained(store: Store, number: int) -> None:
+    told = store.explain(OSError(number, os.strerror(number), str(store.root / "scratch" / "k")))
+    assert told is not None
+    assert told.exit_code == 2
+    assert "--store" in str(told)
+
+
+def test_errors_about_something_else_are_not_explained(store: Store, tmp_path: Path) -> None:
+    assert store.explain(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "image.jpg"))) is None
+    assert store.explain(ValueError("no")) is None
+    assert store.explain(RuntimeError("I/O error: No space left on device (os error 28)")) is not None
+
+
+def test_jobs_have_the_key_of_their_settings_and_inputs(tmp_path: Path) -> None:
+    first = Echo(name="a")
+    assert first.key == Echo(name="a").key != Echo(name="b").key
+    assert Echo(name="b", after=first).form["inputs"] == {"after": first.key}
+    assert json.loads(json.dumps(first.form)) == first.form
