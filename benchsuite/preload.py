@@ -5,6 +5,7 @@ forked worker waits for in vain. Importing this module outside the fork server i
 """
 
 import ctypes
+import gc
 import importlib
 import signal
 from contextlib import suppress
@@ -29,3 +30,4 @@ with suppress(OSError, AttributeError):
 for _name in MODULES:
     with suppress(Exception):  # what is missing or broken is reported by the job that needs it
         importlib.import_module(_name)
+gc.freeze()  # workers share these objects: their collector passes over them instead of copying every page of them

@@ -22,7 +22,6 @@ Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"
 ATTEMPTS = 2  # of a job whose worker died
 BUSY_SECONDS = 0.2  # until a job that another run works on is tried again
 TICK_SECONDS = 0.2  # between looks at signals and the clock
-FAREWELL_SECONDS = 2.0  # an idle worker may take to end
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class _Scheduler:
                     self._listen()
         finally:
             for worker in self.workers:
-                worker.end(0.0 if worker.task else FAREWELL_SECONDS)
+                worker.end()
             self.progress.end()
         if self.signals:
             finished = sum(result.status in ("done", "cached") for result in self.results.values())

@@ -137,7 +137,6 @@ class Store:
         for name, path in zip(files, paths, strict=True):  # the rename moves files, it does not change them
             _digests[_identity(target / name, path)] = str(files[name][1])
         scratch.rename(target)
-        _sync(target.parent)
         shutil.rmtree(self.partial(key), ignore_errors=True)
         return Artifact(key, target)
 

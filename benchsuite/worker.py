@@ -137,13 +137,11 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
-    def end(self, patience: float = 0.0) -> str:
-        """End the process and everything it started, at once or after `patience` seconds; how it ended."""
+    def end(self) -> str:
+        """Kill the process and everything it started, if it still runs; how it ended. An idle worker loses nothing."""
         if self._process is None or self._pipe is None or self._process.pid is None:
             return "not started"
         self._pipe.close()
-        if patience:
-            self._process.join(patience)
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # ended, or not yet a group of its own

@@ -171,3 +171,16 @@ class Random(Fake):
         draws = [random.random(), float(np.random.rand()), float(torch.rand(()))]
         seen = {"draws": draws, "threads": torch.get_num_threads(), "hash": hash("seed")}
         (context.folder / "out.txt").write_text(json.dumps(seen))
+
+
+class Loader(Fake):
+    """Reads through a loader process, and prints."""
+
+    def do(self, context: Context) -> None:
+        """Write what the loader process gave."""
+        from torch.utils.data import DataLoader
+
+        loader = DataLoader([1, 2, 3], num_workers=1, batch_size=None)
+        (context.folder / "out.txt").write_text(str(sum(loader)))
+        os.system("echo printed by a child")
+        print("printed by the job")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_jobs import Crasher, Echo, Failing, Full, NaN, Nothing, Random, Sleeper, Timing
+from engine_jobs import Crasher, Echo, Failing, Full, Loader, NaN, Nothing, Random, Sleeper, Timing
 
 from benchsuite.errors import InputError
 from benchsuite.job import Job
@@ -129,6 +129,16 @@ def test_each_job_draws_from_its_own_seed(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
     assert json.loads(texts[0][0])["draws"] != json.loads(texts[0][1])["draws"]
     assert json.loads(texts[0][0])["threads"] == Slots.on("cpu").places[0].threads
+
+
+def test_jobs_may_start_processes_and_what_they_print_is_kept(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+    job = Loader(name="l")
+    assert statuses(go([job], store)) == ["done"]
+    assert out(store, job) == "6"
+    log = store.verified(job.key).path("job.log").read_text()
+    assert "printed by a child" in log
+    assert "printed by the job" in log
+    assert "printed" not in "".join(capfd.readouterr())
 
 
 def test_slots_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

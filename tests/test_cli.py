@@ -1,0 +1,218 @@
+"""The command line as a user meets it: verbs, options, JSON contracts, one-line errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from benchsuite import cli
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def bench(*arguments: object) -> int:
+    """Run the command in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["bench", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert bench(*arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on stderr of an error that exits with 2; `run` may have printed its plan before."""
+    assert bench(*arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+def test_the_options_of_every_verb_are_frozen() -> None:
+    """A change to the command line is deliberate: write it here too, and into CHANGELOG."""
+    verbs = get_command(cli.app).commands  # type: ignore[attr-defined]
+    found = {
+        name: sorted({option for parameter in verb.params for option in parameter.opts if option.startswith("-")})
+        for name, verb in verbs.items()
+        if name != "data"
+    }
+    source = ["--data", "--data-root", "--seeds", "--set", "--store", "--tier", "-t"]
+    assert found == {
+        "list": ["--json"],
+        "show": ["--json"],
+        "plan": sorted([*source, "--json", "--rows"]),
+        "inspect": ["--json", "--set"],
+        "run": sorted(
+            [*source, "--json", "--rows", "--checkpoint-every", "--device", "--force", "--name", "--out", "--slots"]
+        ),
+        "score": ["--json", "--protocol"],
+        "compare": ["--check", "--format", "--json"],
+        "plot": sorted([*source, "--figure", "--format", "--images", "--out", "--threshold"]),
+        "doctor": ["--data-root", "--json", "--store"],
+    }
+
+
+def test_list_and_show_load_no_torch() -> None:
+    code = (
+        "import sys; from benchsuite import cli\n"
+        "for words in (['--help'], ['list'], ['show', 'har-table1'], ['run', '--help']):\n"
+        "    sys.argv = ['bench', *words]\n"
+        "    try: cli.main()\n"
+        "    except SystemExit: pass\n"
+        "assert not {'torch', 'torchvision', 'timm', 'pandas', 'matplotlib'} & set(sys.modules), 'loaded'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {each["id"]: each for each in told(capsys, "list", "--json")}
+    assert listed["har-table1"] == {
+        "id": "har-table1", "paper": "har-net", "table": "I", "rows": 5,
+        "title": "Spatial attention by stacked dilated convolutions",
+    }  # fmt: skip
+    shown = told(capsys, "show", "har-table1", "--json")
+    assert [column["id"] for column in shown["columns"]] == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert shown["rows"][0] == {
+        "id": "baseline", "label": "Baseline", "role": "run",
+        "published": {"AP": 35.1, "AP50": 52.9, "AP75": 37.9, "APs": 16.4, "APm": 39.0, "APl": 50.7},
+    }  # fmt: skip
+    assert bench("list") == 0
+    assert bench("show", "har-table1") == 0
+    assert "SA(1-2-5-2-1)" in capsys.readouterr().out
+
+
+def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = told(capsys, "plan", "har-*", "har-table1", "--rows", "baseline", "--seeds", "0,1", "--json")
+    assert planned["totals"] == {"Train": 2, "Predict": 2, "Score": 2}
+    train, predict, score = planned["jobs"][:3]
+    assert [train["type"], predict["type"], score["type"]] == ["jobs.Train", "jobs.Predict", "jobs.Score"]
+    assert (predict["needs"], score["needs"], train["needs"]) == ([train["key"]], [predict["key"]], [])
+    assert train["rows"] == ["har-table1/baseline"]
+    assert train["cached"] is False
+
+
+def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["id"]: row for row in told(capsys, "inspect", "har-table1", "--json")["rows"]}
+    assert rows["baseline"]["parameters"] == 37_387_832
+    more = {name: row["parameters"] - 37_387_832 for name, row in rows.items()}
+    assert more == {
+        "baseline": 0, "sa-1-1-1": 416_485, "sa-1-2-5": 416_485, "sa-5-2-1": 416_485, "sa-1-2-5-2-1": 219_925,
+    }  # fmt: skip
+    assert rows["baseline"]["input"] == [3, 640, 1024]
+    assert rows["baseline"]["anchors"] == 81_840
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "har-tabel1"], "no recipe 'har-tabel1'; did you mean 'har-table1'?"),
+        (["run", "har-table1", "--rows", "baselin"], "no row 'baselin'; did you mean 'baseline'?"),
+        (["run", "har-table1", "--tier", "larg"], "no tier 'larg'"),
+        (["run", "har-table1", "--seeds", "a"], "--seeds a: is not a list of whole numbers"),
+        (["run", "har-table1", "--set", "solver.lrr=1"], "did you mean 'lr'?"),
+        (["run", "har-table1", "--data", "nowhere"], "nowhere"),
+        (["run", "har-table1", "--tier", "paper"], "train2017"),
+        (["run", "har-table1", "--device", "tpu"], "--device tpu: unknown device"),
+        (["run", "har-table1", "--slots", "0"], "--slots 0: needs a positive number"),
+        (["plot", "har-table1"], "holds no results of har-table1; first: bench run har-table1"),
+        (["plot", "detections", "har-table1"], "needs RECIPE/ROW"),
+        (["plot", "detections", "har-table1/baseline"], "was not run at tier smoke"),
+        (["compare", "gone.json"], "gone.json: cannot be read"),
+        (["score", "gone.json", "gone2.json"], "gone2.json: no such file or folder"),
+        (["data", "verify"], "needs a recipe id or --data DIR"),
+        (["inspect", "har-*", "--set", "x=1"], "x"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in complaint(capsys, *arguments)
+
+
+def test_a_missing_split_says_what_to_download_and_where_to(capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "run", "har-table1", "--tier", "paper")
+    assert "cocodataset.org" in line
+
+
+def test_a_newer_results_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.json").write_text('{"schema": 99}')
+    assert "new.json: has schema 99" in complaint(capsys, "compare", tmp_path / "new.json")
+
+
+def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("run", "har-table1", "--teir", "smoke") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_data_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = toy(tmp_path / "toy")
+    assert bench("data", "verify", "--data", folder) == 0
+    (folder / "val2017" / "1.jpg").write_bytes(b"no image")
+    assert bench("data", "verify", "--data", folder) == 1
+    assert "1.jpg" in capsys.readouterr().out
+    reports = bench("data", "verify", "--data", folder, "--json"), json.loads(capsys.readouterr().out)
+    assert reports[0] == 1
+    assert reports[1][1]["problems"]
+
+
+@pytest.mark.slow
+def test_a_table_from_recipe_to_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two rows of the smoke tier on real files, then every verb on what they left; the second run does nothing."""
+    folder = toy(tmp_path / "toy")
+    run = ["run", "har-table1", "--rows", "baseline,sa-1-2-5-2-1", "--data", folder, "--json"]
+    first = told(capsys, *run)
+    (files,) = first["files"].values()
+    assert [Path(file).name for file in files] == [f"har-table1.smoke.toy.{end}" for end in ("json", "md", "png")]
+    results = first["results"]["har-table1"]
+    assert {row["id"]: row["status"] for row in results["rows"]}["sa-1-1-1"] == "not_run"
+    assert results["data"]["name"].startswith("toy")
+    assert all(job["cached"] for job in told(capsys, "plan", *run[1:])["jobs"])
+    assert told(capsys, *run)["results"]["har-table1"]["rows"] == results["rows"]
+    assert bench("compare", files[0], "--check") == 0
+    assert bench("plot", "har-table1", "--format", "pdf") == 0
+    assert bench("plot", "detections", "har-table1/baseline", "--data", folder) == 0
+    assert (tmp_path / "results" / "har-table1.smoke.toy.pdf").stat().st_size > 1000
+    assert str(tmp_path) not in Path(files[0]).read_text()
+    capsys.readouterr()
+    assert bench(*run, "--set", "post.detections=5") == 2
+    assert "--name" in capsys.readouterr().err
+
+
+def toy(folder: Path) -> Path:
+    """A COCO folder of two classes and four pictures a split."""
+    for split in ("train2017", "val2017"):
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(1, 5):
+            picture = Image.new("RGB", (160, 96), (40 * number, 90, 120))
+            box = (20 + 5 * number, 20, 40, 30 + number)
+            picture.paste((250, 250, 20), (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+            picture.save(folder / split / f"{number}.jpg")
+            images.append({"id": number, "file_name": f"{number}.jpg", "width": 160, "height": 96})
+            annotations.append(
+                {"id": number, "image_id": number, "category_id": 1 + number % 2, "bbox": box, "iscrowd": 0,
+                 "area": box[2] * box[3]}
+            )  # fmt: skip
+        categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"instances_{split}.json").write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        )
+    return folder
