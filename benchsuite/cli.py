@@ -47,7 +47,9 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting:
 StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
 Form = Literal["png", "pdf", "svg"]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")]
+Device = Annotated[
+    str, typer.Option(envvar="BENCH_DEVICE", help="cpu, cuda, cuda:N, or auto: CUDA where there is one.")
+]
 
 
 def _print_json(value: object) -> None:
@@ -163,7 +165,10 @@ def run(
     from benchsuite.report.listing import print_plan, print_ran
     from benchsuite.run import RunOptions, run_plan
     from benchsuite.store import Store
+    from benchsuite.worker import warm
 
+    warm()  # workers load torch while this process plans
+    os.environ["BENCH_DEVICE"] = device
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
     print_plan(planned, kept, to_stderr=as_json)
     options = RunOptions(

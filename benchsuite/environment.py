@@ -46,6 +46,14 @@ def environment(*, gpu: bool = False) -> dict[str, Json]:
     return found | ({"gpus": _gpus()} if gpu else {})
 
 
+def device_name(device: str = "auto") -> str:
+    """What timings on `device` (cpu, cuda, cuda:N or auto) are timings of: the GPU's name, or the processor's."""
+    gpus = [] if device == "cpu" else _gpus()
+    _, _, number = device.partition(":")
+    index = int(number) if number.isdecimal() else 0
+    return str(gpus[index]) if index < len(gpus) else f"{_cpu_model()}, {cores()} cores"
+
+
 def cores() -> int:
     """CPU cores that this process may use; `OMP_NUM_THREADS`, where set, is obeyed."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

@@ -67,7 +67,7 @@ class Context:
 class Job(Part):
     """A piece of work. Fields that are jobs are its inputs and enter the key by their own keys; equal keys run once.
 
-    `device_bound` puts the device's name into the key (timings).
+    A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
@@ -81,17 +81,9 @@ class Job(Part):
     @cached_property
     def form(self) -> dict[str, Json]:
         """Canonical form with inputs replaced by their keys: what the key is the hash of, kept beside the artifact."""
-        own = {
-            name: canonical(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            if name not in self.inputs and not field.exclude
-        }
-        return {
-            "job": self.kind(),
-            "version": self.version,
-            "inputs": {n: j.key for n, j in self.inputs.items()},
-            **own,
-        }
+        own = canonical(self.model_copy(update=dict.fromkeys(self.inputs)))
+        assert isinstance(own, Mapping)
+        return {**own, "inputs": {name: job.key for name, job in self.inputs.items()}}
 
     @cached_property
     def key(self) -> str:

@@ -1,5 +1,6 @@
 """The jobs every detection table is made of, and the pipeline that strings them together for one row and seed."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from benchsuite.data.batches import Batches, EvalBatches
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
+from benchsuite.environment import device_name
 from benchsuite.errors import InputError
 from benchsuite.job import Context, Job
 from benchsuite.metrics.metric import Found, Metric
@@ -124,6 +126,7 @@ class Time(Job):
     input: Input
     post: PostProcess
     timing: Timing
+    device: str
 
     @property
     def label(self) -> str:
@@ -212,7 +215,12 @@ class Detection(Pipeline):
         last: dict[str, Job] = {"score": Score(predict=seen, metric=self.metric)}
         if self.timing is not None:
             last["time"] = Time(
-                model=self.model, classes=len(seen.data.classes), input=self.input, post=self.post, timing=self.timing
+                model=self.model,
+                classes=len(seen.data.classes),
+                input=self.input,
+                post=self.post,
+                timing=self.timing,
+                device=device_name(os.environ.get("BENCH_DEVICE", "auto")),
             )
         return last
 

@@ -120,14 +120,15 @@ def _below(part: type[Part]) -> Iterator[type[Part]]:
 
 
 def canonical(value: object) -> Json:
-    """JSON form of settings, all defaults written out, with kind, version and identity of every part."""
+    """JSON form of settings, all defaults written out, with kind, version and identity of every part. A field that is
+    None is left out: a new optional part changes no key of what goes without it."""
     if isinstance(value, Settings):
         form: dict[str, Json] = {"kind": value.kind()} if isinstance(value, Part) else {}
         form |= {"version": value.version} if value.version != 1 else {}
         identity = value.identity()
         form |= {"identity": identity} if identity is not None else {}
-        fields = type(value).model_fields
-        return form | {name: canonical(getattr(value, name)) for name in fields if not fields[name].exclude}
+        fields = [name for name, field in type(value).model_fields.items() if not field.exclude]
+        return form | {name: canonical(set_) for name in fields if (set_ := getattr(value, name)) is not None}
     if isinstance(value, Mapping):
         return {str(name): canonical(value[name]) for name in value}
     if isinstance(value, (tuple, list)):

@@ -82,3 +82,14 @@ def test_walk_visits_every_settings_object() -> None:
 def test_nearest_offers_a_spelling_and_the_list() -> None:
     assert nearest("har-tabel1", ["har-table1", "pod-table2"]).startswith("did you mean 'har-table1'?")
     assert nearest("x", []) == "there are none"
+
+
+def test_an_optional_part_that_is_absent_changes_no_key() -> None:
+    class Before(Settings):
+        rate: float = 0.1
+
+    class After(Before):
+        extra: Inner | None = None
+
+    assert content_key(canonical(Before())) == content_key(canonical(After()))
+    assert content_key(canonical(Before())) != content_key(canonical(After(extra=Inner())))
