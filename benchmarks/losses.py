@@ -4,7 +4,7 @@ Batch 4 of 640×1024 (81,840 anchors), 80 classes, 1 to 20 boxes an image as COC
 """
 
 import torch
-from step import compare, report
+from pairs import compare, report
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from benchsuite.models.anchors import PyramidAnchors

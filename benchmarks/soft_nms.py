@@ -14,12 +14,11 @@ from functools import partial
 from statistics import median
 
 import torch
-from step import compare
+from pairs import compare, quieten
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from benchsuite.models.postprocess import Soft
-from benchsuite.timing import keep_memory
 
 BOXES, CLASSES, LONG, AROUND = 5_000, 80, 1_000, 12
 WIDTH, HEIGHT = 1_000.0, 600.0
@@ -69,9 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    keep_memory()
+    quieten()
     even = [BOXES // CLASSES + (label < BOXES % CLASSES) for label in range(CLASSES)]
     rest, others = BOXES - LONG, CLASSES - 1
     uneven = [LONG, *(rest // others + (label < rest % others) for label in range(others))]

@@ -4,15 +4,11 @@ Same anchors, trainable parameters, norms and precision: batch 4 of 256×256, 80
 same freezing of torchvision's (its frozen norms), two threads, channels_last. Prints ours / torchvision's.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
-from statistics import median
-from time import perf_counter
 
 import torch
 import torchvision
+from pairs import compare, report
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,43 +16,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchsuite.data.batch import Batch
 from benchsuite.models.retinanet import RetinaNet, RetinaNetDetector
-from benchsuite.timing import keep_memory
 
 IMAGES, SIDE, BOXES, CLASSES = 4, 256, 7, 80
-
-
-def compare(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
-    """Seconds of (ours, theirs), `repeats` pairs after a warm-up of one; who goes first alternates."""
-    pairs = []
-    for repeat in range(repeats + 1):
-        order = (ours, theirs) if repeat % 2 else (theirs, ours)
-        seconds = {}
-        for call in order:
-            start = perf_counter()
-            call()
-            seconds[call] = perf_counter() - start
-        pairs.append((seconds[ours], seconds[theirs]))
-    return pairs[1:]
-
-
-def report(name: str, target: float, measure: Callable[[int], list[tuple[float, float]]], repeats: int) -> None:
-    """Read the options, measure on two threads and print one line."""
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    keep_memory()
-    pairs = measure(options.repeats)
-    ratio = median(ours / theirs for ours, theirs in pairs)
-    ours, theirs = (median(side) for side in zip(*pairs, strict=True))
-    if options.json:
-        print(json.dumps({"name": name, "ratio": ratio, "target": target, "pairs": pairs}))
-    else:
-        print(
-            f"{name}: {ratio:.3f} × torchvision (target ≤ {target}; {1e3 * ours:.0f} ms against {1e3 * theirs:.0f} ms)"
-        )
 
 
 def a_batch() -> Batch:

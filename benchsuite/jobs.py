@@ -48,7 +48,12 @@ class Train(Job):
         detector = self.model.build(len(data.classes))
         solver = self.solver
         batches = Batches(data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache)
-        train(detector, batches, solver, context, self.seed)
+        train(detector, batches, solver, context, self.seed, loaders(context))
+
+
+def loaders(context: Context) -> int:
+    """Processes that make batches ahead: none on a CPU, whose cores are busy with the model, else a few."""
+    return 0 if context.device == "cpu" else min(8, context.threads - 1)
 
 
 class Predict(Job):
@@ -72,7 +77,8 @@ class Predict(Job):
         load_weights(detector, context.inputs["train"].path("weights.safetensors"))
         batches = EvalBatches(data, self.input, self.batch, context.cache)
         solver = self.train.solver
-        predict(detector, batches, data, self.post, context, solver.precision, solver.channels_last)
+        precision, channels_last = solver.precision, solver.channels_last
+        predict(detector, batches, data, self.post, context, precision, channels_last, loaders(context))
 
 
 class Score(Job):

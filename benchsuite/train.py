@@ -83,7 +83,7 @@ def train(
     cannot be read, Interrupted (after a checkpoint) when `context.stop()`.
     """
     run = Run(detector, solver, context)
-    cure = "lower solver.micro_batch (the step stays the same) or the input size, or set solver.precision to bf16"
+    cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure):
         for batch in loader(batches, run.done, solver.iterations, workers):
             if context.stop():

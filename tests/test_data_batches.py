@@ -7,6 +7,7 @@ import torch
 from data_cases import SHARED, one_line, shared, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Dataset
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.batches import Batches, EvalBatches, loader
@@ -154,3 +155,12 @@ def test_real_images(name: str, tmp_path: Path) -> None:
     assert batch.images.shape[-2] % 32 == batch.images.shape[-1] % 32 == 0
     last = EvalBatches(val, resize, 8, tmp_path)
     assert last[len(last) - 1].image_ids[-1] == val.image_ids[-1]
+
+
+def test_an_error_in_a_loader_process_stays_one_line() -> None:
+    class Broken(Dataset[Batch]):
+        def __getitem__(self, iteration: int) -> Batch:
+            raise InputError(f"{iteration}.jpg: cannot be decoded")
+
+    with pytest.raises(InputError, match=r"^3\.jpg: cannot be decoded$"):
+        next(loader(Broken(), 3, 5, workers=1))

@@ -14,7 +14,7 @@ from benchsuite.data.batch import Batch
 from benchsuite.data.cache import reader
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.transforms import Augment, Input, mixed, sample_rng, split_at_resize
-from benchsuite.errors import InputError
+from benchsuite.errors import BenchError, InputError
 
 Sample = tuple[Tensor, Tensor, Tensor]  # uint8 [3, H, W], float32 [m, 4], int64 [m]
 
@@ -146,9 +146,33 @@ def loader(batches: Dataset[Batch], start: int, stop: int, workers: int = 0) -> 
     """
     if not workers:
         return (batches[iteration] for iteration in range(start, stop))
+    made = _ahead(batches, start, stop, workers)
+    return (_or_raise(batch) for batch in made)
+
+
+class _Told(Dataset["Batch | BenchError"]):
+    """Batches whose errors are values: raised in a loader process, they would arrive as a page of traceback."""
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, iteration: int) -> "Batch | BenchError":
+        try:
+            return self.batches[iteration]
+        except BenchError as error:
+            return error
+
+
+def _or_raise(batch: "Batch | BenchError") -> Batch:
+    if isinstance(batch, BenchError):
+        raise batch
+    return batch
+
+
+def _ahead(batches: Dataset[Batch], start: int, stop: int, workers: int) -> "Iterator[Batch | BenchError]":
     return iter(
         DataLoader(
-            batches,
+            _Told(batches),
             batch_size=None,
             sampler=range(start, stop),
             num_workers=workers,
