@@ -74,6 +74,15 @@ class Plan:
             users[job.key] = list(dict.fromkeys([*users[job.key], *(f"{recipe_id}/{row}" for row in claim.rows)]))
         return users
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """How each job is called while it runs: the rows it serves and its label."""
+        names = {}
+        for key, job in self.jobs.items():
+            first, *others = self.users[key]
+            names[key] = f"{first}{f' +{len(others)}' if others else ''} {job.label}"
+        return names
+
     def of(self, recipe: Recipe) -> tuple[PlannedRow, ...]:
         """The planned rows of one recipe."""
         return tuple(planned for planned in self.rows if planned.recipe.id == recipe.id)

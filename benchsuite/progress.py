@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -39,9 +39,9 @@ class Running:
 class Reporter:
     """Follows a run and shows nothing. The scheduler calls its methods in one thread."""
 
-    def begin(self, jobs: Sequence[Job], *, cached: int, slots: int) -> None:
-        """A run starts: `jobs` are to be done, `cached` others are in the store."""
-        self.cached, self.slots = cached, slots
+    def begin(self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int) -> None:
+        """A run starts: `jobs`, called `names` by key, are to be done, `cached` others are in the store."""
+        self.names, self.cached, self.slots = names, cached, slots
         self.waiting = {job.key: job for job in jobs}
         self.running: dict[str, Running] = {}
         self.total, self.settled = len(jobs) + cached, cached
@@ -101,8 +101,10 @@ class Reporter:
         return sum(known) / len(known) if known else None
 
     def _closing(self, job: Job, status: str, seconds: float, message: str) -> str:
-        text = f"[{self.settled}/{self.total}] {status} {job.label}"
-        return f"{text}: {message.removeprefix(job.label + ': ')}" if message else f"{text} ({clock(seconds)})"
+        text = f"[{self.settled}/{self.total}] {status} {self.names[job.key]}"
+        return (
+            f"{text}: {message.removeprefix(self.names[job.key] + ': ')}" if message else f"{text} ({clock(seconds)})"
+        )
 
 
 class Lines(Reporter):
@@ -116,7 +118,7 @@ class Lines(Reporter):
         """One line."""
         super().started(job, device)
         self.said[job.key] = (time.monotonic(), 0)
-        self.note(f"[{self.settled}/{self.total}] start {job.label} on {device}")
+        self.note(f"[{self.settled}/{self.total}] start {self.names[job.key]} on {device}")
 
     def progressed(self, job: Job, progress: Progress) -> None:
         """A line when enough time has passed or enough was done."""
@@ -126,7 +128,7 @@ class Lines(Reporter):
         moved = progress.total > 0 and progress.done - done >= LINE_FRACTION * progress.total
         if now - at >= LINE_PATIENCE or (moved and now - at >= LINE_SECONDS):
             self.said[job.key] = (now, progress.done)
-            self.note(f"{job.label}: {self._describe(job, progress)}")
+            self.note(f"{self.names[job.key]}: {self._describe(job, progress)}")
 
     def finished(self, job: Job, status: str, seconds: float, message: str) -> None:
         """One line."""
@@ -166,16 +168,16 @@ class Bars(Reporter):
         self.live = bars.Progress(text[0], bars.BarColumn(24), text[1], detail, console=console, transient=True)
         self.bars: dict[str, bars.TaskID] = {}
 
-    def begin(self, jobs: Sequence[Job], *, cached: int, slots: int) -> None:
+    def begin(self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int) -> None:
         """Show the run's bar."""
-        super().begin(jobs, cached=cached, slots=slots)
+        super().begin(jobs, names, cached=cached, slots=slots)
         self.whole = self.live.add_task("jobs", total=self.total, completed=cached, count="", detail="")
         self.live.start()
 
     def started(self, job: Job, device: str) -> None:
         """Add a bar."""
         super().started(job, device)
-        self.bars[job.key] = self.live.add_task(job.label, total=None, count="", detail=device)
+        self.bars[job.key] = self.live.add_task(self.names[job.key], total=None, count="", detail=device)
 
     def progressed(self, job: Job, progress: Progress) -> None:
         """Move a bar."""

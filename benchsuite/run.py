@@ -63,7 +63,12 @@ def run_plan(plan: Plan, store: Store, options: RunOptions | None = None, progre
     slots = Slots.on(options.device, options.slots)
     jobs = list(plan.jobs.values())
     outcome = run_jobs(
-        jobs, store, slots=slots, progress=progress or reporter(), checkpoint_every=options.checkpoint_every
+        jobs,
+        store,
+        slots=slots,
+        progress=progress or reporter(),
+        checkpoint_every=options.checkpoint_every,
+        names=plan.names,
     )
     recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}

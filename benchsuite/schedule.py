@@ -93,13 +93,24 @@ def _visible_gpus() -> list[str]:
     return [str(index) for index in range(count)] if listed is None else listed.split(",")[:count]
 
 
-def run(jobs: Sequence[Job], store: Store, *, slots: Slots, progress: Reporter, checkpoint_every: int = 500) -> Outcome:
+def run(
+    jobs: Sequence[Job],
+    store: Store,
+    *,
+    slots: Slots,
+    progress: Reporter,
+    checkpoint_every: int = 500,
+    names: Mapping[str, str] | None = None,
+) -> Outcome:
     """Do all `jobs` (unique, inputs before those that need them) that the store does not hold yet.
+
+    `names` says by key how a job is called in progress and messages; its label otherwise.
 
     A failed job stops only those that need it. SIGINT and SIGTERM make running jobs leave a checkpoint, a second one
     kills them; then `Interrupted` is raised. InputError if the store cannot be written.
     """
-    scheduler = _Scheduler(jobs, store, slots, progress, checkpoint_every)
+    known = {job.key: job.label for job in jobs} | dict(names or {})
+    scheduler = _Scheduler(jobs, store, slots, progress, checkpoint_every, known)
     if scheduler.pending:
         store.prepare()
     return scheduler.run()
@@ -107,9 +118,16 @@ def run(jobs: Sequence[Job], store: Store, *, slots: Slots, progress: Reporter, 
 
 class _Scheduler:
     def __init__(
-        self, jobs: Sequence[Job], store: Store, slots: Slots, progress: Reporter, checkpoint_every: int
+        self,
+        jobs: Sequence[Job],
+        store: Store,
+        slots: Slots,
+        progress: Reporter,
+        checkpoint_every: int,
+        names: Mapping[str, str],
     ) -> None:
         self.store, self.slots, self.progress, self.checkpoint_every = store, slots, progress, checkpoint_every
+        self.names = names
         self.results = {job.key: Result(job, "cached") for job in jobs if store.artifact(job.key)}
         self.pending = {job.key: job for job in jobs if job.key not in self.results}
         self.total = len(jobs)
@@ -119,7 +137,9 @@ class _Scheduler:
         self.workers: list[Worker] = []
 
     def run(self) -> Outcome:
-        self.progress.begin(list(self.pending.values()), cached=len(self.results), slots=len(self.slots.places))
+        self.progress.begin(
+            list(self.pending.values()), self.names, cached=len(self.results), slots=len(self.slots.places)
+        )
         if self.pending:
             known = environment(gpu=any(place.device != "cpu" for place in self.slots.places))
             self.workers = [Worker(place, self.store, known) for place in self.slots.places]
@@ -176,7 +196,14 @@ class _Scheduler:
             lost = [needed for needed in job.inputs.values() if self._status(needed) in ("failed", "skipped")]
             if lost:
                 del self.pending[job.key]
-                self._settle(Result(job, "skipped", message=f"its input failed: {lost[0].label}", exit_code=1))
+                self._settle(
+                    Result(
+                        job,
+                        "skipped",
+                        message=f"{self.names[job.key]}: its input failed: {self.names[lost[0].key]}",
+                        exit_code=1,
+                    )
+                )
 
     def _status(self, job: Job) -> Status | None:
         result = self.results.get(job.key)
@@ -230,7 +257,7 @@ class _Scheduler:
             case Busy():
                 self._again(worker)
                 if job.key not in self.not_before:
-                    self.progress.note(f"{job.label}: waiting for another run that works on it")
+                    self.progress.note(f"{self.names[job.key]}: waiting for another run that works on it")
                 self.not_before[job.key] = time.monotonic() + BUSY_SECONDS
             case Failed(message, exit_code):
                 self._finish(worker, "failed", message=message, exit_code=exit_code)
@@ -244,7 +271,8 @@ class _Scheduler:
     ) -> None:
         assert worker.task is not None
         job, worker.task = worker.task.job, None
-        self._settle(Result(job, status, seconds, message, exit_code))
+        told = f"{self.names[job.key]}: {message}" if message else ""
+        self._settle(Result(job, status, seconds, told, exit_code))
 
     def _settle(self, result: Result) -> None:
         self.results[result.job.key] = result
@@ -271,9 +299,9 @@ class _Scheduler:
             self._finish(worker, "interrupted")
         elif attempt < ATTEMPTS:
             self._again(worker)
-            self.progress.note(f"{job.label}: its worker died ({how}); going on from its last checkpoint")
+            self.progress.note(f"{self.names[job.key]}: its worker died ({how}); going on from its last checkpoint")
         else:
             hint = "; perhaps memory ran out: lower the batch or --slots" if how == "SIGKILL" else ""
             log = self.store.partial(job.key) / LOG
-            message = f"{job.label}: its worker died {attempt} times ({how}){hint} (log: {log})"
+            message = f"its worker died {attempt} times ({how}){hint} (log: {log})"
             self._finish(worker, "failed", message=message, exit_code=1)

@@ -269,7 +269,7 @@ def _answer(
     except Interrupted:
         return Stopped()
     except BenchError as error:
-        return Failed(f"{job.label}: {error}", error.exit_code)
+        return Failed(str(error), error.exit_code)
     except Exception as error:
         return Failed(_told(error, job, place, log), 1)
 
@@ -330,8 +330,8 @@ def _throttled(pipe: Connection) -> Callable[[Progress], None]:
 
 def _told(error: Exception, job: Job, place: Place, log: Path) -> str:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
-        return f"{job.label}: out of memory on {place.name}; lower the batch, the input's size or --slots (log: {log})"
-    return f"{job.label}: {_in_short(error)} (log: {log})"
+        return f"out of memory on {place.name}; lower the batch, the input's size or --slots (log: {log})"
+    return f"{_in_short(error)} (log: {log})"
 
 
 def _in_short(error: Exception) -> str:

@@ -16,6 +16,7 @@ class Clock:
 
 
 JOBS = [Nothing(name=name) for name in "abc"]
+NAMES = {job.key: job.label for job in JOBS}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
 def test_lines_say_start_progress_now_and_then_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     time, stream = Clock(monkeypatch), io.StringIO()
     lines = Lines(stream)
-    lines.begin(JOBS, cached=2, slots=1)
+    lines.begin(JOBS, NAMES, cached=2, slots=1)
     lines.started(JOBS[0], "cpu")
     for done in range(0, 101):
         lines.progressed(JOBS[0], Progress(done, 100, loss=1.25))
@@ -48,7 +49,7 @@ def test_lines_say_start_progress_now_and_then_and_end(monkeypatch: pytest.Monke
 def test_a_slow_job_still_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
     time, stream = Clock(monkeypatch), io.StringIO()
     lines = Lines(stream)
-    lines.begin(JOBS, cached=0, slots=1)
+    lines.begin(JOBS, NAMES, cached=0, slots=1)
     lines.started(JOBS[0], "cpu")
     for done in range(300):
         lines.progressed(JOBS[0], Progress(done, 100_000))
@@ -58,7 +59,7 @@ def test_a_slow_job_still_says_something(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_time_left_follows_finished_jobs_of_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     time, seen = Clock(monkeypatch), Reporter()
-    seen.begin(JOBS, cached=0, slots=2)
+    seen.begin(JOBS, NAMES, cached=0, slots=2)
     assert seen.left() is None
     seen.started(JOBS[0], "cpu")
     seen.finished(JOBS[0], "done", 10.0, "")
@@ -73,7 +74,7 @@ def test_time_left_follows_finished_jobs_of_the_kind(monkeypatch: pytest.MonkeyP
 def test_bars_show_jobs_and_leave_a_line_each() -> None:
     stream = io.StringIO()
     bars = Bars(Console(file=stream, force_terminal=True, width=120, color_system=None))
-    bars.begin(JOBS, cached=1, slots=1)
+    bars.begin(JOBS, NAMES, cached=1, slots=1)
     bars.started(JOBS[0], "cpu")
     bars.progressed(JOBS[0], Progress(5, 10, loss=0.5, note="[warm-up]"))
     bars.tick()

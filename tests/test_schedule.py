@@ -65,7 +65,7 @@ def test_failures_stop_only_what_needs_them(store: Store) -> None:
     log = store.partial(failing.key) / "job.log"
     assert found["failing f"].message == f"failing f: ValueError: what a pity (log: {log})"
     assert found["nan n"].message == "nan n: iteration 3: loss is nan; lower the learning rate"
-    assert found["echo after"].message == "its input failed: failing f"
+    assert found["echo after"].message == "echo after: its input failed: failing f"
     assert "about to fail" in log.read_text()
     assert "Traceback" in log.read_text()
     assert list((store.root / "scratch").iterdir()) == []
