@@ -4,25 +4,33 @@ From Python:
 
     import benchsuite as bs
     wide = {"model": {"head": {"spatial": {"channels": 64}}}}
-    recipe = bs.load("har-table1").with_row("wide", like="sa-1-1-1", change=wide)
-    results = bs.run(bs.plan(recipe, rows=["baseline", "wide"], tier="smoke"))
-    print(bs.frame(results))
+    recipe = bs.load_recipe("har-table1").with_row("wide", like="sa-1-1-1", change=wide)
+    plan = bs.make_plan([recipe], "smoke", rows=["baseline", "wide"])
+    frame = bs.to_frame(bs.run_plan(plan).results["har-table1"])
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from benchsuite.api import frame, load, plan, run
+    from benchsuite.plan import make_plan
+    from benchsuite.recipe import load_recipe
+    from benchsuite.results import to_frame
+    from benchsuite.run import RunOptions, run_plan
+    from benchsuite.store import Store
 
-__all__ = ["frame", "load", "plan", "run"]
+_HOMES = {
+    "RunOptions": "run", "Store": "store", "load_recipe": "recipe", "make_plan": "plan", "run_plan": "run",
+    "to_frame": "results",
+}  # fmt: skip
+
+__all__ = ["RunOptions", "Store", "load_recipe", "make_plan", "run_plan", "to_frame"]
 
 
 def __getattr__(name: str) -> object:
     # looked up when asked for, so that `bench --help` pays for none of it
-    if name in __all__:
-        from benchsuite import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(f"benchsuite.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'benchsuite' has no attribute '{name}'")

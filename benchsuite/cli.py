@@ -12,7 +12,6 @@ from benchsuite.errors import BenchError, InputError
 
 if TYPE_CHECKING:
     from benchsuite.plan import Plan
-    from benchsuite.recipe import Recipe
 
 app = typer.Typer(
     name="bench",
@@ -98,19 +97,11 @@ def show(recipe: Id, as_json: Json = False) -> None:
 
     bench show har-table1
     """
+    from benchsuite.recipe import load_recipe
     from benchsuite.report.listing import print_show, show_form
 
-    chosen = _one(recipe)
+    chosen = load_recipe(recipe)
     _print_json(show_form(chosen)) if as_json else print_show(chosen)
-
-
-def _one(name: str) -> "Recipe":
-    from benchsuite.recipe import select
-
-    recipes = select([name])
-    if len(recipes) > 1:
-        raise InputError(f"'{name}' names {len(recipes)} recipes; give one")
-    return recipes[0]
 
 
 @app.command()
@@ -136,9 +127,10 @@ def inspect(recipe: Id, sets: Sets = None, as_json: Json = False) -> None:
     bench inspect har-table1 --set model.head.channels=128
     """
     from benchsuite.plan import make_plan
+    from benchsuite.recipe import load_recipe
     from benchsuite.report.listing import print_inspect
 
-    planned = make_plan([_one(recipe)], "paper", overrides=sets or ())
+    planned = make_plan([load_recipe(recipe)], "paper", overrides=sets or ())
     found = [{"id": each.row.id, **each.pipeline.inspect()} for each in planned.rows]
     _print_json({"rows": found}) if as_json else print_inspect(found)
 
@@ -235,6 +227,7 @@ def plot(
 
     bench plot detections har-table1/baseline --tier mini --data ~/mydata
     """
+    from benchsuite.recipe import load_recipe
     from benchsuite.report.draw import plot_results
     from benchsuite.store import Store
 
@@ -247,7 +240,7 @@ def plot(
         planned = _plan([recipe], tier or "smoke", row, seeds, data, data_root, sets)
         files = [plot_detections(planned, Store(store), out, images, form, threshold)]
     else:
-        files = plot_results(_one(name).id, tier, figure, out, form)
+        files = plot_results(load_recipe(name).id, tier, figure, out, form)
     for file in files:
         print(file)
 

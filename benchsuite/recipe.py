@@ -333,3 +333,11 @@ def select(names: Sequence[str]) -> list[Recipe]:
             raise InputError(f"no recipe '{name}'; {nearest(name, known)}")
         files |= dict.fromkeys(matches)
     return [load(file) for file in files]
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """One recipe by id or path of a YAML file; InputError where there is none, or a glob names several."""
+    recipes = select([str(name)])
+    if len(recipes) > 1:
+        raise InputError(f"'{name}' names {len(recipes)} recipes; give one")
+    return recipes[0]

@@ -52,13 +52,15 @@ class Ran:
         }
 
 
-def run_plan(plan: Plan, store: Store, options: RunOptions | None = None, progress: Reporter | None = None) -> Ran:
+def run_plan(
+    plan: Plan, store: Store | None = None, options: RunOptions | None = None, progress: Reporter | None = None
+) -> Ran:
     """Do every job of the plan that the store does not hold, then write results.
 
     MissingData before anything starts if data or weights are not here. A failed job does not stop the others; what
     was measured is written all the same, and `exit_code` is not 0.
     """
-    options = options or RunOptions()
+    store, options = store or Store(), options or RunOptions()
     require_all(plan)
     slots = Slots.on(options.device, options.slots)
     jobs = list(plan.jobs.values())

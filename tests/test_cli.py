@@ -172,29 +172,6 @@ def test_data_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert reports[1][1]["problems"]
 
 
-@pytest.mark.slow
-def test_a_table_from_recipe_to_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two rows of the smoke tier on real files, then every verb on what they left; the second run does nothing."""
-    folder = toy(tmp_path / "toy")
-    run = ["run", "har-table1", "--rows", "baseline,sa-1-2-5-2-1", "--data", folder, "--json"]
-    first = told(capsys, *run)
-    (files,) = first["files"].values()
-    assert [Path(file).name for file in files] == [f"har-table1.smoke.toy.{end}" for end in ("json", "md", "png")]
-    results = first["results"]["har-table1"]
-    assert {row["id"]: row["status"] for row in results["rows"]}["sa-1-1-1"] == "not_run"
-    assert results["data"]["name"].startswith("toy")
-    assert all(job["cached"] for job in told(capsys, "plan", *run[1:])["jobs"])
-    assert told(capsys, *run)["results"]["har-table1"]["rows"] == results["rows"]
-    assert bench("compare", files[0], "--check") == 0
-    assert bench("plot", "har-table1", "--format", "pdf") == 0
-    assert bench("plot", "detections", "har-table1/baseline", "--data", folder) == 0
-    assert (tmp_path / "results" / "har-table1.smoke.toy.pdf").stat().st_size > 1000
-    assert str(tmp_path) not in Path(files[0]).read_text()
-    capsys.readouterr()
-    assert bench(*run, "--set", "post.detections=5") == 2
-    assert "--name" in capsys.readouterr().err
-
-
 def toy(folder: Path) -> Path:
     """A COCO folder of two classes and four pictures a split."""
     for split in ("train2017", "val2017"):
