@@ -110,7 +110,7 @@ def test_nothing_random_is_frozen(kind: Pretrained) -> None:
     assert all(parameter.requires_grad for parameter in backbone.parameters())
     assert all(module.training for module in backbone.modules())
     assert "from scratch" in kind.deviations()[0]
-    assert ResNet().deviations() == ()
+    assert ResNet(weights="IMAGENET1K_V1").deviations() == ()
 
 
 @pytest.mark.parametrize("settings", PRETRAINED, ids=["torchvision", "timm"])

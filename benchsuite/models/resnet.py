@@ -31,9 +31,7 @@ class Pretrained(Backbone):
 
     def deviations(self) -> tuple[str, ...]:
         """What is done otherwise than the settings say, one sentence each."""
-        if self.weights is None and (self.frozen_stages or self.frozen_norms):
-            return ("trained from scratch: without pretrained weights no stage and no norm is frozen",)
-        return ()
+        return () if self.weights else ("backbone from scratch: no pretrained weights, every stage and norm trains",)
 
     def freeze(self, features: "Features", stages: Sequence[nn.Module]) -> None:
         """Freeze what the settings name; `stages` are the layers of `features` from the input on, the stem first."""
