@@ -16,7 +16,7 @@ from benchsuite.environment import device_name
 from benchsuite.errors import InputError
 from benchsuite.job import Context, Job
 from benchsuite.metrics.metric import Found, Metric
-from benchsuite.models.detector import Model
+from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.predict import load_weights, predict
 from benchsuite.settings import Json, Part, Settings
@@ -25,7 +25,10 @@ from benchsuite.train import Solver, train
 
 
 class Train(Job):
-    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`."""
+    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`.
+
+    `start` is a training to go on from: with its weights, as far as it has them, and after its last iteration.
+    """
 
     data: DetectionData
     input: Input
@@ -33,6 +36,7 @@ class Train(Job):
     model: Model
     solver: Solver
     seed: int
+    start: "Train | None" = None
 
     @property
     def label(self) -> str:
@@ -48,7 +52,11 @@ class Train(Job):
         detector = self.model.build(len(data.classes))
         solver = self.solver
         batches = Batches(data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache)
-        train(detector, batches, solver, context, self.seed, loaders(context))
+        start = 0
+        if self.start is not None:
+            load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
+            start = self.start.solver.iterations
+        train(detector, batches, solver, context, self.seed, loaders(context), start)
 
 
 def loaders(context: Context) -> int:
@@ -64,6 +72,7 @@ class Predict(Job):
     input: Input
     post: PostProcess
     batch: int = Field(1, ge=1)
+    testing: Testing | None = None
 
     @property
     def label(self) -> str:
@@ -75,10 +84,16 @@ class Predict(Job):
         data = self.data.open()
         detector = self.train.model.build(len(data.classes))
         load_weights(detector, context.inputs["train"].path("weights.safetensors"))
+        detector = tested(detector, self.testing)
         batches = EvalBatches(data, self.input, self.batch, context.cache)
         solver = self.train.solver
         precision, channels_last = solver.precision, solver.channels_last
         predict(detector, batches, data, self.post, context, precision, channels_last, loaders(context))
+
+
+def tested(detector: Detector, testing: Testing | None) -> Detector:
+    """The trained detector as it is tested."""
+    return detector if testing is None else testing.wrap(detector)
 
 
 class Score(Job):
@@ -133,6 +148,7 @@ class Time(Job):
     post: PostProcess
     timing: Timing
     device: str
+    testing: Testing | None = None
 
     @property
     def label(self) -> str:
@@ -144,7 +160,8 @@ class Time(Job):
         import torch
 
         torch.manual_seed(0)
-        time_detector(self.model.build(self.classes), self.input.frame, self.post, self.timing, context)
+        detector = tested(self.model.build(self.classes), self.testing)
+        time_detector(detector, self.input.frame, self.post, self.timing, context)
 
 
 class Splits(Settings):
@@ -198,6 +215,7 @@ class Detection(Pipeline):
     eval_batch: int = Field(1, ge=1)
     metric: Metric
     timing: Timing | None = None
+    testing: Testing | None = None
 
     @property
     def protocol(self) -> str:
@@ -206,14 +224,28 @@ class Detection(Pipeline):
 
     def predict(self, seed: int) -> Predict:
         """The row's detections for one seed."""
-        data, val = self.data.cut("train"), self.data.cut("val")
-        if data.classes != val.classes:
+        return self.predict_on(self.data.cut("val"), seed)
+
+    def predict_on(self, data: DetectionData, seed: int) -> Predict:
+        """The detections on a split for one seed; InputError where its classes are not those trained on."""
+        fit = self.fit(seed)
+        if fit.data.classes != data.classes:
             raise InputError(
-                f"data: {data.name} has {len(data.classes)} classes and {val.name} {len(val.classes)}; "
+                f"data: {fit.data.name} has {len(fit.data.classes)} classes and {data.name} {len(data.classes)}; "
                 "train and val need the same classes in the same order"
             )
-        fit = Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
-        return Predict(train=fit, data=val, input=self.input, post=self.post, batch=self.eval_batch)
+        batch = 1 if self.testing else self.eval_batch
+        return Predict(train=fit, data=data, input=self.seen, post=self.post, batch=batch, testing=self.testing)
+
+    def fit(self, seed: int) -> Train:
+        """The training of one seed."""
+        data = self.data.cut("train")
+        return Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
+
+    @property
+    def seen(self) -> Input:
+        """The images that the trained detector is tested on."""
+        return self.input if self.testing is None else self.testing.input
 
     def jobs(self, seed: int) -> Mapping[str, Job]:
         """The score, and the latency where `timing` is set."""
@@ -223,10 +255,11 @@ class Detection(Pipeline):
             last["time"] = Time(
                 model=self.model,
                 classes=len(seen.data.classes),
-                input=self.input,
+                input=self.seen,
                 post=self.post,
                 timing=self.timing,
                 device=device_name(os.environ.get("BENCH_DEVICE", "auto")),
+                testing=self.testing,
             )
         return last
 
@@ -242,9 +275,9 @@ class Detection(Pipeline):
 
         from benchsuite.models.cost import macs, parameters
 
-        height, width = self.input.frame
+        height, width = self.seen.frame
         with torch.device("meta"):
-            detector = self.model.build(len(self.data.val.classes))
+            detector = tested(self.model.build(len(self.data.val.classes)), self.testing)
             image = torch.empty(1, 3, height, width)
         return {
             "parameters": parameters(detector),

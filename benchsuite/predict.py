@@ -19,14 +19,15 @@ from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
 
 
-def load_weights(detector: Detector, path: Path) -> None:
-    """Copy the parameters and buffers of a `weights.safetensors` into `detector`.
+def load_weights(detector: Detector, path: Path, partly: bool = False) -> None:
+    """Copy the parameters and buffers of a `weights.safetensors` into `detector`; `partly` leaves the rest as it is.
 
     Raises InputError where the file cannot be read or belongs to another model.
     """
-    cure = "train again with --force"
+    cure = f"delete {path.parent} and run again"
     tensors, _ = checkpoint.load(path, cure)
-    checkpoint.fill(detector, tensors, path, cure)
+    own: dict[str, Tensor] = detector.state_dict() if partly else {}
+    checkpoint.fill(detector, own | tensors, path, cure)
 
 
 def predict(

@@ -71,9 +71,15 @@ class Solver(Settings):
 
 
 def train(
-    detector: Detector, batches: Dataset[Batch], solver: Solver, context: Context, seed: int, workers: int = 0
+    detector: Detector,
+    batches: Dataset[Batch],
+    solver: Solver,
+    context: Context,
+    seed: int,
+    workers: int = 0,
+    start: int = 0,
 ) -> None:
-    """Train `detector` in place; `batches[i]` is the batch of iteration i.
+    """Train `detector` in place from iteration `start` on; `batches[i]` is the batch of iteration i.
 
     Leaves in `context.folder`: `weights.safetensors` (parameters and buffers), `log.jsonl`, `metrics.json` and, apart
     because it never repeats, `timing.json`. Checkpoints every `context.checkpoint_every` iterations into
@@ -82,7 +88,7 @@ def train(
     Raises BenchError when a loss or the gradient is not finite or memory runs out, InputError for a checkpoint that
     cannot be read, Interrupted (after a checkpoint) when `context.stop()`.
     """
-    run = Run(detector, solver, context)
+    run = Run(detector, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure):
         for batch in loader(batches, run.done, solver.iterations, workers):
@@ -98,14 +104,18 @@ def train(
 class Run:
     """A training under way: `done` iterations, `seconds` spent, restored from a checkpoint where there is one."""
 
-    def __init__(self, detector: Detector, solver: Solver, context: Context) -> None:
+    def __init__(self, detector: Detector, solver: Solver, context: Context, start: int = 0) -> None:
         place_model(detector, context.device, solver.channels_last)
-        self.detector, self.solver, self.context = detector.train(), solver, context
+        self.detector, self.solver, self.context, self.start = detector.train(), solver, context, start
         self.named = {name: value for name, value in detector.named_parameters() if value.requires_grad}
+        factors, groups = lr_factors(detector), dict[float, list[Tensor]]()
+        for name, value in self.named.items():
+            groups.setdefault(factors[name], []).append(value)
         self.optimizer = torch.optim.SGD(
-            self.named.values(), solver.lr, solver.momentum, weight_decay=solver.weight_decay, fused=True
-        )
-        self.done, self.seconds = 0, 0.0
+            [{"params": values, "factor": factor} for factor, values in groups.items()],
+            solver.lr, solver.momentum, weight_decay=solver.weight_decay, fused=True,
+        )  # fmt: skip
+        self.done, self.seconds = start, 0.0
         self.checkpoint = context.partial / "checkpoint.safetensors"
         context.partial.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
@@ -120,7 +130,7 @@ class Run:
         reseed(seed, self.done)
         lr = self.solver.lr_at(self.done)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         losses = self.backward(place(batch, self.context.device, self.solver.channels_last))
         gradients = [value.grad for value in self.named.values() if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -188,7 +198,7 @@ class Run:
         checkpoint.save(folder / "weights.safetensors", self.detector.state_dict())
         shutil.copyfile(self.log.path, folder / "log.jsonl")
         self.context.write_metrics({"iterations": self.done, "loss": self.log.tail_loss()})
-        images = self.done * self.solver.batch
+        images = (self.done - self.start) * self.solver.batch
         timing = {"seconds": seconds, "images_per_second": images / seconds if seconds else None}
         (folder / "timing.json").write_text(json.dumps(timing) + "\n")
 
@@ -222,6 +232,15 @@ class Log:
         losses = [json.loads(line)["loss"] for line in self.path.read_text().splitlines()]
         last = losses[-max(1, len(losses) // 10) :]
         return float(sum(last) / len(last))
+
+
+def lr_factors(model: nn.Module) -> dict[str, float]:
+    """What the learning rate of each parameter is multiplied by, by name: 1, or the `lr_factor` of its module."""
+    return {
+        f"{path}.{name}" if path else name: getattr(module, "lr_factor", 1.0)
+        for path, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def reseed(seed: int, iteration: int) -> None:

@@ -101,7 +101,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    planned = told(capsys, "plan", "har-*", "har-table1", "--rows", "baseline", "--seeds", "0,1", "--json")
+    planned = told(capsys, "plan", "*-table1", "har-table1", "--rows", "baseline", "--seeds", "0,1", "--json")
     assert planned["totals"] == {"Train": 2, "Predict": 2, "Score": 2}
     train, predict, score = planned["jobs"][:3]
     assert [train["type"], predict["type"], score["type"]] == ["jobs.Train", "jobs.Predict", "jobs.Score"]
@@ -139,7 +139,8 @@ def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str])
         (["compare", "gone.json"], "gone.json: cannot be read"),
         (["score", "gone.json", "gone2.json"], "gone2.json: no such file or folder"),
         (["data", "verify"], "needs a recipe id or --data DIR"),
-        (["inspect", "har-*", "--set", "x=1"], "x"),
+        (["inspect", "har-table1", "--set", "x=1"], "unknown key `x`"),
+        (["show", "*"], "recipes; give one"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ def texts(figure: object) -> str:
 
 
 def test_available_lists_modules() -> None:
-    assert figures.available() == ["ablation", "bars", "differences"]
+    assert figures.available() == ["ablation", "bars", "differences", "har_table4", "ladder", "sizes"]
 
 
 def test_an_unknown_figure_offers_the_nearest(stored: Results) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from test_cli import toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS, ITERATIONS, EVERY = 20, 40, 3
+KILLS, ITERATIONS, EVERY = 20, 24, 2
 SETTINGS = (
     "model.backbone.depth=18", "input.short=96", "input.long=160", f"solver.iterations={ITERATIONS}",
-    "solver.drops=[30]", "post.score_threshold=0.005", "post.candidates=50", "timing=null",
+    "solver.drops=[20]", "post.score_threshold=0.005", "post.candidates=50", "timing=null",
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_head_equals_torchvisions() -> None:
 
 def test_images_are_normalised_and_padding_is_zero() -> None:
     batch = a_batch()
-    images = small()._normalised(batch)
+    images = small().normalised(batch)
     mean, std = torch.tensor(TinyFeatures.mean), torch.tensor(TinyFeatures.std)
     expected = (batch.images[0, :, 5, 7] / 255 - mean) / std
     torch.testing.assert_close(images[0, :, 5, 7], expected)

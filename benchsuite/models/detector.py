@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.transforms import Input
 from benchsuite.settings import Part
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ class Model(Part):
     @abstractmethod
     def build(self, num_classes: int) -> Detector:
         """Build it for `num_classes` foreground classes, weights drawn from the global torch generator."""
+
+
+class Testing(Part):
+    """Slot: how a trained detector is tested, where that is more than a pass over images of the training's size."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @property
+    @abstractmethod
+    def input(self) -> Input:
+        """The images it wants, one at a time."""
+
+    @abstractmethod
+    def wrap(self, detector: Detector) -> Detector:
+        """A detector for such images, made of the trained one; it is not trained."""
 
 
 class Backbone(Part):

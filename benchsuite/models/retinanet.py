@@ -31,7 +31,8 @@ from benchsuite.settings import Part
 
 class DenseHead(Part):
     """Slot: settings of what predicts classes and boxes at every cell of a pyramid. What it builds maps a list of maps
-    to cls_logits [B, N, K] and bbox_regression [B, N, 4], level by level, row by row, anchor by anchor."""
+    to cls_logits [B, N, K] and bbox_regression [B, N, 4], level by level, row by row, anchor by anchor. A head with R
+    pairs of predictors gives [R · B, …] while it trains, pair by pair, and their mean else."""
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
 
@@ -63,16 +64,11 @@ class RetinaNetHead(nn.Module):
         self.num_classes = num_classes
         self.cls_tower = tower(in_channels, settings.channels, settings.depth)
         self.box_tower = tower(in_channels, settings.channels, settings.depth)
-        bias = -math.log((1 - settings.prior) / settings.prior)
-        self.cls_logits = conv3x3(settings.channels, anchors * num_classes, bias=bias)
-        self.bbox_regression = conv3x3(settings.channels, anchors * 4)
+        self.cls_logits, self.bbox_regression = predictors(settings, anchors, num_classes)
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """cls_logits [B, N, K] and bbox_regression [B, N, 4] of maps [B, C, H_l, W_l]."""
-        cls_levels, box_levels = self.towers(levels)
-        cls_logits = [by_anchor(self.cls_logits(level), self.num_classes) for level in cls_levels]
-        bbox_regression = [by_anchor(self.bbox_regression(level), 4) for level in box_levels]
-        return torch.cat(cls_logits, dim=1), torch.cat(bbox_regression, dim=1)
+        return predictions(*self.towers(levels), self.cls_logits, self.bbox_regression, self.num_classes)
 
     def towers(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What the class and the box predictor see of each level."""
@@ -94,6 +90,22 @@ def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
         layers += [conv3x3(in_channels, channels), nn.ReLU(inplace=True)]
         in_channels = channels
     return nn.Sequential(*layers)
+
+
+def predictors(settings: Head, anchors: int, num_classes: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The convolutions that predict classes and boxes."""
+    bias = -math.log((1 - settings.prior) / settings.prior)
+    cls_logits = conv3x3(settings.channels, anchors * num_classes, bias=bias)
+    return cls_logits, conv3x3(settings.channels, anchors * 4)
+
+
+def predictions(
+    cls_levels: list[Tensor], box_levels: list[Tensor], cls_logits: nn.Module, bbox_regression: nn.Module, classes: int
+) -> tuple[Tensor, Tensor]:
+    """What a pair of predictors makes of all levels: [B, N, K] and [B, N, 4]."""
+    logits = [by_anchor(cls_logits(level), classes) for level in cls_levels]
+    offsets = [by_anchor(bbox_regression(level), 4) for level in box_levels]
+    return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
 
 
 def by_anchor(predicted: Tensor, size: int) -> Tensor:
@@ -140,7 +152,9 @@ class RetinaNetDetector(Detector):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Focal loss and box loss, each divided by the foreground anchors of the batch, in float32."""
         cls_logits, bbox_regression, anchors, _ = self._predict(batch)
-        return self.losses_of(cls_logits, bbox_regression, anchors, batch.boxes, batch.labels)
+        pairs = len(cls_logits) // len(batch.boxes)  # of predictors: the mean of their losses
+        boxes, labels = batch.boxes.repeat(pairs, 1, 1), batch.labels.repeat(pairs, 1)
+        return self.losses_of(cls_logits, bbox_regression, anchors, boxes, labels)
 
     def losses_of(
         self, cls_logits: Tensor, bbox_regression: Tensor, anchors: Tensor, boxes: Tensor, labels: Tensor
@@ -161,16 +175,10 @@ class RetinaNetDetector(Detector):
         """The best detections of every image; candidates are (anchor, class) pairs whose score is above the threshold,
         at most `post.candidates` a level (RetinaNet, sec. 4.1 "Inference")."""
         cls_logits, bbox_regression, anchors, cells = self._predict(batch)
-        found = []
-        start = 0
-        for level_logits in torch.split(cls_logits, cells, dim=1):
-            logits, positions, labels = _best_pairs(level_logits, post.candidates)
-            found.append((logits, positions + start, labels))
-            start += level_logits.shape[1]
-        logits, positions, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-        offsets = bbox_regression.gather(1, positions.unsqueeze(-1).expand(-1, -1, 4))
-        boxes = clip(decode(offsets, anchors[positions]), batch.sizes)
-        return select(boxes, logits.sigmoid(), labels, post)
+        boxes, logits, labels = candidates(
+            cls_logits.split_with_sizes(cells, dim=1), bbox_regression, anchors, post.candidates
+        )
+        return select(clip(boxes, batch.sizes), logits.sigmoid(), labels, post)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
         """cls_logits [B, N, K], bbox_regression [B, N, 4] and the (H_l, W_l) of each level, for normalised images
@@ -185,18 +193,35 @@ class RetinaNetDetector(Detector):
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """cls_logits [B, N, K], bbox_regression [B, N, 4], anchors [N, 4], and how many anchors each level has."""
-        cls_logits, bbox_regression, maps = self(self._normalised(batch))
+        cls_logits, bbox_regression, maps = self(self.normalised(batch))
         anchors = self.anchors.grid(maps, self.neck.strides, cls_logits.device)
         cells = [height * width * self.anchors.per_cell for height, width in maps]
         return cls_logits.float(), bbox_regression.float(), anchors, cells
 
-    def _normalised(self, batch: Batch) -> Tensor:
+    def normalised(self, batch: Batch) -> Tensor:
         """Images with mean 0 and variance 1 as the backbone expects them, 0 in the padding."""
         height, width = batch.images.shape[-2:]
         rows = torch.arange(height, device=batch.images.device) < batch.sizes[:, :1]
         columns = torch.arange(width, device=batch.images.device) < batch.sizes[:, 1:]
         inside = rows[:, None, :, None] & columns[:, None, None, :]
         return torch.addcmul(self.shift, batch.images, self.scale) * inside
+
+
+def candidates(
+    scores: Sequence[Tensor], bbox_regression: Tensor, anchors: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best (anchor, class) pairs of each level: boxes [B, M, 4], scores [B, M], labels [B, M].
+
+    `scores` [B, N_l, K] of each level are logits or probabilities; offsets [B, N, 4] and anchors [N, 4] are of all."""
+    found = []
+    start = 0
+    for level in scores:
+        best, positions, labels = _best_pairs(level, count)
+        found.append((best, positions + start, labels))
+        start += level.shape[1]
+    best, positions, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    offsets = bbox_regression.gather(1, positions.unsqueeze(-1).expand(-1, -1, 4))
+    return decode(offsets, anchors[positions]), best, labels
 
 
 def _best_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,8 +31,8 @@ def _print(*things: object, to_stderr: bool = False) -> None:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
-    for thing in things:
-        console.print(thing)
+    for thing in things:  # a sentence stays one line, however narrow the terminal; tables fold
+        console.print(thing, soft_wrap=isinstance(thing, str))
 
 
 def list_form(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:

@@ -1,0 +1,160 @@
+"""Test-dev: its list of images, submissions, and columns measured on minival."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchsuite import testdev
+from benchsuite.data import testdev as testdev_data
+from benchsuite.data.coco import CLASSES
+from benchsuite.errors import InputError, MissingData
+from benchsuite.job import Artifact, Context
+from benchsuite.jobs import Pipeline
+from benchsuite.metrics.metric import Found
+from benchsuite.plan import make_plan
+from benchsuite.recipe import Recipe, select
+from benchsuite.score import score
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two test images in COCO's layout."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "test2017").mkdir()
+    images = [{"id": number, "file_name": f"{number}.png", "height": 6, "width": 8} for number in (20, 10)]
+    for image in images:
+        Image.new("RGB", (8, 6), (int(str(image["id"])), 0, 0)).save(tmp_path / "test2017" / str(image["file_name"]))
+    kinds = [{"id": 2 * place + 1, "name": name} for place, name in enumerate(CLASSES)]
+    text = json.dumps({"images": images, "categories": kinds})
+    (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text(text)
+    return tmp_path
+
+
+def found() -> Found:
+    boxes = np.array([[1, 2, 4, 6], [0, 0, 8, 6], [2, 2, 3, 3]], np.float32)
+    return Found(np.array([10, 20, 20]), boxes, np.array([0.9, 0.8, 0.25], np.float32), np.array([0, 3, 79]))
+
+
+def test_images_without_truth(folder: Path) -> None:
+    data = testdev_data.TestDev(folder=folder)
+    opened = data.open()
+    assert opened.image_ids.tolist() == [10, 20] and opened.sizes.tolist() == [[6, 8], [6, 8]]
+    assert [int(opened.read(index)[0, 0, 0]) for index in (0, 1)] == [10, 20]
+    assert len(opened.boxes) == 0 and opened.offsets.tolist() == [0, 0, 0]
+    assert data.classes == opened.classes == CLASSES and data.name == "coco test-dev2017"
+    before = data.fingerprint()
+    (folder / "test2017" / "10.png").write_bytes(b"other")
+    assert testdev_data.TestDev(folder=folder).fingerprint() != before
+
+
+def test_missing_or_broken_lists_are_one_line(folder: Path) -> None:
+    file = folder / "annotations" / "image_info_test-dev2017.json"
+    for text in ("{}", "[1]", "no json", '{"images": [{"id": 1}], "categories": []}'):
+        file.write_text(text)
+        with pytest.raises(InputError, match="is not COCO's list of test images") as raised:
+            testdev_data.TestDev(folder=folder).open()
+        assert "\n" not in str(raised.value)
+    file.write_text('{"images": [], "categories": [{"id": 1, "name": "cat"}]}')
+    with pytest.raises(InputError, match="has not COCO's 80 classes but 1"):
+        testdev_data.TestDev(folder=folder).open()
+    file.unlink()
+    with pytest.raises(MissingData, match=r"coco test-dev2017: not in .*--set test=null"):
+        testdev_data.TestDev(folder=folder).require()
+
+
+def test_submission_is_in_cocos_format(folder: Path) -> None:
+    lines = testdev.coco_results(testdev_data.TestDev(folder=folder).open(), found())
+    assert lines[0] == {"image_id": 10, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.9}
+    assert [line["category_id"] for line in lines] == [1, 7, 159]
+
+
+def test_a_submission_of_a_known_split_scores_as_its_detections(folder: Path, tmp_path: Path) -> None:
+    """The file that the server would get, read back by `bench score`."""
+    data = testdev_data.TestDev(folder=folder).open()
+    truth = {
+        "images": [{"id": int(number), "height": 6, "width": 8} for number in data.image_ids],
+        "categories": [{"id": int(i), "name": n} for i, n in zip(data.category_ids, data.classes, strict=True)],
+        "annotations": [
+            {"id": 1, "image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
+            {"id": 2, "image_id": 20, "category_id": 7, "bbox": [0, 0, 8, 6], "area": 48, "iscrowd": 0},
+        ],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(testdev.coco_results(data, found())))
+    assert score(tmp_path / "truth.json", tmp_path / "found.json", "coco")["AP"] == pytest.approx(100)
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    size = {"height": 64, "width": 64}
+    return {
+        "kind": "testdev.TestDev",
+        "data": {
+            "train": {"kind": "generated.Generated", "images": 2, **size},
+            "val": {"kind": "generated.Generated", "split": "val", "images": 2, **size},
+        },
+        "input": {"kind": "transforms.Fixed", **size},
+        "model": {"kind": "retinanet.RetinaNet"},
+        "solver": {"lr": 0.01, "batch": 2, "iterations": 2},
+        "metric": {"kind": "coco.Coco"},
+    } | changes
+
+
+def test_jobs_and_columns(tmp_path: Path) -> None:
+    row = Pipeline.model_validate(settings())
+    last = row.jobs(0)
+    assert {name: job.kind() for name, job in last.items()} == {
+        "score": "testdev.Minival", "submission": "testdev.Submit",
+    }  # fmt: skip
+    score_job, submit = last["score"], last["submission"]
+    assert score_job.inputs["predict"].key == submit.inputs["predict"].key
+    (tmp_path / "predict").mkdir()
+    Found(np.array([1]), np.ones((1, 4), np.float32) * [0, 0, 9, 9], np.ones(1, np.float32), np.array([3])).save(
+        tmp_path / "predict" / "detections.safetensors"
+    )
+    inputs = {"predict": Artifact("", tmp_path / "predict")}
+    for name, job in last.items():
+        (tmp_path / name).mkdir()
+        job.do(Context(tmp_path / name, tmp_path / "partial", tmp_path / "cache", inputs))
+    metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
+    assert "minival_AP" in metrics and "AP" not in metrics
+    assert json.loads((tmp_path / "submission" / "metrics.json").read_text()) == {"submitted": 1}
+    (line,) = json.loads((tmp_path / "submission" / "detections.json").read_text())
+    assert line == {"image_id": 1, "category_id": 4, "bbox": [0, 0, 9, 9], "score": 1.0}
+
+
+def test_differences_are_of_minival() -> None:
+    one = Pipeline.model_validate(settings())
+    two = Pipeline.model_validate(settings(eval_batch=2))
+    job = one.difference(two, 0, "minival_AP")
+    assert job is not None and job.label == "difference on AP seed 0"
+    assert one.difference(two, 0, "AP") is None, "published numbers of test-dev are compared with nothing"
+
+
+def test_test_images_of_other_classes_are_refused() -> None:
+    row = Pipeline.model_validate(settings(test={"kind": "testdev.TestDev"}))
+    with pytest.raises(InputError, match="has 24 classes and coco test-dev2017 80; train and val need the same"):
+        row.jobs(0)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.chdir(tmp_path)
+    return select(["har-table5"])[0]
+
+
+def test_table_5_quotes_twenty_rows_and_trains_nothing_of_its_own(recipe: Recipe) -> None:
+    quoted = [row for row in recipe.rows if row.role == "quoted"]
+    assert len(quoted) == 20 and all(row.cite for row in quoted)
+    fourth = select(["har-table4"])[0]
+    trains = [
+        {key for key, job in make_plan([each], "paper").jobs.items() if job.kind() == "jobs.Train"}
+        for each in (recipe, fourth)
+    ]
+    assert len(trains[0]) == 2 and trains[0] <= trains[1]
+    submitted = [job for job in make_plan([recipe], "paper").jobs.values() if isinstance(job, testdev.Submit)]
+    assert {job.predict.data.name for job in submitted} == {"coco test-dev2017"} and len(submitted) == 4
+    assert all(not set(row.published) & set(recipe.column_ids[6:]) for row in quoted)
