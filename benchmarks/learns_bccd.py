@@ -30,7 +30,7 @@ from benchsuite.data.batches import Batches, EvalBatches
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.locate import open_folder
 from benchsuite.data.transforms import Flip, ShortSide
-from benchsuite.environment import environment
+from benchsuite.engine.environment import environment
 from benchsuite.job import Context
 from benchsuite.loops import Precision, autocast
 from benchsuite.metrics.coco import Coco

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from benchsuite.engine.store import Store
     from benchsuite.plan import make_plan
     from benchsuite.recipe import load_recipe
     from benchsuite.results import to_frame
     from benchsuite.run import RunOptions, run_plan
-    from benchsuite.store import Store
 
 _HOMES = {
-    "RunOptions": "run", "Store": "store", "load_recipe": "recipe", "make_plan": "plan", "run_plan": "run",
+    "RunOptions": "run", "Store": "engine.store", "load_recipe": "recipe", "make_plan": "plan", "run_plan": "run",
     "to_frame": "results",
 }  # fmt: skip
 

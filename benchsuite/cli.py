@@ -113,8 +113,8 @@ def plan(
 
     bench plan 'har-*' --tier paper
     """
+    from benchsuite.engine.store import Store
     from benchsuite.report.listing import plan_form, print_plan
-    from benchsuite.store import Store
 
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
     _print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
@@ -154,10 +154,10 @@ def run(
 
     bench run 'har-*' --tier paper --data-root /data --device cuda
     """
+    from benchsuite.engine.store import Store
+    from benchsuite.engine.worker import warm
     from benchsuite.report.listing import print_plan, print_ran
     from benchsuite.run import RunOptions, run_plan
-    from benchsuite.store import Store
-    from benchsuite.worker import warm
 
     warm()  # workers load torch while this process plans
     os.environ["BENCH_DEVICE"] = device
@@ -227,9 +227,9 @@ def plot(
 
     bench plot detections har-table1/baseline --tier mini --data ~/mydata
     """
+    from benchsuite.engine.store import Store
     from benchsuite.recipe import load_recipe
     from benchsuite.report.draw import plot_results
-    from benchsuite.store import Store
 
     if name == "detections":
         from benchsuite.saved import plot_detections
@@ -280,7 +280,7 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
 
     bench doctor --json
     """
-    from benchsuite.environment import doctor as examine
+    from benchsuite.doctor import doctor as examine
     from benchsuite.report.listing import print_checks
 
     if data_root is not None:

@@ -12,7 +12,7 @@ from benchsuite.data.batches import Batches, EvalBatches
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
-from benchsuite.environment import device_name
+from benchsuite.engine.environment import device_name
 from benchsuite.errors import InputError
 from benchsuite.job import Context, Job
 from benchsuite.metrics.metric import Found, Metric

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchsuite.environment import environment
+from benchsuite.engine.environment import environment
+from benchsuite.engine.progress import Reporter, reporter
+from benchsuite.engine.schedule import Outcome, Slots
+from benchsuite.engine.schedule import run as run_jobs
+from benchsuite.engine.store import Store
 from benchsuite.job import Job
 from benchsuite.plan import Plan, PlannedRow, require_all
-from benchsuite.progress import Reporter, reporter
 from benchsuite.recipe import Claim, Recipe
 from benchsuite.recipe import Row as RecipeRow
 from benchsuite.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status, save
-from benchsuite.schedule import Outcome, Slots
-from benchsuite.schedule import run as run_jobs
 from benchsuite.settings import content_key, walk
-from benchsuite.store import Store
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.jobs import Detection
 from benchsuite.metrics.metric import Found
 from benchsuite.plan import Plan
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.store import Store
 
 
 def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: str, threshold: float) -> Path:

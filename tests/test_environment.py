@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchsuite import environment as module
-from benchsuite.environment import PACKAGES, cores, determinism, doctor, environment
+from benchsuite.engine import environment as module
+from benchsuite.engine.environment import PACKAGES, cores, determinism, environment
 
 
 def test_versions_and_machine_without_names_or_paths() -> None:
@@ -20,13 +20,14 @@ def test_versions_and_machine_without_names_or_paths() -> None:
 
 
 def test_torch_is_loaded_only_for_gpus() -> None:
-    code = "import sys; from benchsuite.environment import environment; environment(); sys.exit('torch' in sys.modules)"
+    code = "from benchsuite.engine.environment import environment; environment()"
+    code += "; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_commit_says_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "package"
-    package.mkdir()
+    package = tmp_path / "package" / "engine"
+    package.mkdir(parents=True)
     (package / "environment.py").write_text("1")
     monkeypatch.setattr(module, "__file__", str(package / "environment.py"))
     assert module._commit.__wrapped__() is None
@@ -51,20 +52,3 @@ def test_determinism_needs_no_switch_on_a_cpu() -> None:
 
     determinism("cpu")
     assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_doctor_looks_at_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
-    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    checks = {check.name: check for check in doctor(tmp_path / "runs")}
-    for name in ("python", "torch", "torchvision", "torch with torchvision", "evaluators", "store", "VOC 2007"):
-        assert checks[name].ok, checks[name]
-    assert not checks["COCO"].ok
-    assert not checks["COCO"].needed
-    assert "instances_val2017.json" in checks["COCO"].cure
-    monkeypatch.delenv("BENCH_DATA")
-    (tmp_path / "file").touch()
-    checks = {check.name: check for check in doctor(tmp_path / "file")}
-    assert not checks["store"].ok
-    assert not checks["VOC 2007"].ok
-    assert set(checks["store"].form()) == {"name", "ok", "found", "cure", "needed"}

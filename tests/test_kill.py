@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from engine_jobs import Children, Counter, Echo
 
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.store import Store
 from benchsuite.job import Job
-from benchsuite.progress import Reporter
-from benchsuite.schedule import Slots, run
-from benchsuite.store import Store
 
 EVERY = 5
 ITERATIONS = 60
@@ -27,9 +27,9 @@ import sys
 from pathlib import Path
 import test_kill
 from benchsuite.errors import Interrupted
-from benchsuite.progress import Lines
-from benchsuite.schedule import Slots, run
-from benchsuite.store import Store
+from benchsuite.engine.progress import Lines
+from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.store import Store
 
 folder, plan, slots = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jobs = getattr(test_kill, plan)(folder / "trace")

@@ -150,7 +150,7 @@ def test_weights_come_back(tmp_path: Path) -> None:
 )
 def test_weights_of_another_model(tmp_path: Path, tensors: dict[str, Tensor], message: str) -> None:
     checkpoint.save(tmp_path / "weights.safetensors", tensors)
-    with pytest.raises(InputError, match=rf"weights\.safetensors: .*{message}.*; run again") as error:
+    with pytest.raises(InputError, match=rf"weights\.safetensors: .*{message}.* and run again") as error:
         load_weights(Corner(), tmp_path / "weights.safetensors")
     assert "\n" not in str(error.value)
 

@@ -5,14 +5,14 @@ import pytest
 from engine_jobs import Nothing
 from rich.console import Console
 
+from benchsuite.engine.progress import Bars, Lines, Reporter, clock, reporter
 from benchsuite.job import Progress
-from benchsuite.progress import Bars, Lines, Reporter, clock, reporter
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("benchsuite.progress.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("benchsuite.engine.progress.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 JOBS = [Nothing(name=name) for name in "abc"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from engine_jobs import Echo
 
+from benchsuite.engine.store import LOG, RECORD, Store
 from benchsuite.errors import InputError
-from benchsuite.store import LOG, RECORD, Store
 
 
 @pytest.fixture

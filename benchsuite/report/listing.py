@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from benchsuite.data.verify import Report
-    from benchsuite.environment import Check
+    from benchsuite.doctor import Check
+    from benchsuite.engine.store import Store
     from benchsuite.plan import Plan
     from benchsuite.run import Ran
-    from benchsuite.store import Store
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":

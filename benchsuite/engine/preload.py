@@ -20,7 +20,7 @@ MODULES = (
     "safetensors.torch",
     "PIL.Image",
     "benchsuite.jobs",
-    "benchsuite.worker",
+    "benchsuite.engine.worker",
 )
 PR_SET_PDEATHSIG = 1
 

@@ -1,24 +1,21 @@
-"""The machine and the versions a result was made with, the switches that make it repeat, and a check of both."""
+"""`bench doctor`: whether this machine has what the suite needs, and what to do where it has not."""
 
 import importlib
 import os
-import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from benchsuite.data.files import roots
+from benchsuite.engine.environment import gpus, version
+from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError
 from benchsuite.settings import Json
-from benchsuite.store import Store
 
-PACKAGES = ("benchsuite", "torch", "torchvision", "timm", "numpy", "hotcoco", "pycocotools")
 # Datasets of the papers: the folder's name, and files or folders by which the dataset is known.
 LAYOUTS = {
     "COCO": ("coco", ("annotations/instances_val2017.json",)),
@@ -28,53 +25,6 @@ LAYOUTS = {
     "ImageNet": ("imagenet", ("val",)),
 }
 FREE_BYTES = 2 << 30
-
-
-def environment(*, gpu: bool = False) -> dict[str, Json]:
-    """What is recorded beside results: versions, processor, commit; names of GPUs only if asked, which loads torch.
-
-    Holds no host name and no path.
-    """
-    found: dict[str, Json] = {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
-        "cpu": _cpu_model(),
-        "cores": cores(),
-        "commit": _commit(),
-    }
-    return found | ({"gpus": _gpus()} if gpu else {})
-
-
-def device_name(device: str = "auto") -> str:
-    """What timings on `device` (cpu, cuda, cuda:N or auto) are timings of: the GPU's name, or the processor's."""
-    gpus = [] if device == "cpu" else _gpus()
-    _, _, number = device.partition(":")
-    index = int(number) if number.isdecimal() else 0
-    return str(gpus[index]) if index < len(gpus) else f"{_cpu_model()}, {cores()} cores"
-
-
-def cores() -> int:
-    """CPU cores that this process may use; `OMP_NUM_THREADS`, where set, is obeyed."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def determinism(device: str) -> None:
-    """Make equal work give equal bits on `device`, as far as torch can; call before its first work there.
-
-    A CPU needs no switch: there, equal thread counts give equal bits. On a GPU some operations have no deterministic
-    form; torch then warns in the job's log.
-    """
-    import torch
-
-    torch.backends.cudnn.benchmark = False
-    if device != "cpu":
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
 
 
 @dataclass(frozen=True)
@@ -109,7 +59,7 @@ def _check_versions() -> Iterator[Check]:
         match = re.fullmatch(r"([\w.-]+)\s*>=\s*([\w.]+)", requirement)
         if match is not None:
             name, minimum = match.groups()
-            found = _version(name)
+            found = version(name)
             ok = found is not None and _numbers(found) >= _numbers(minimum)
             yield Check(name, ok, found or "missing", f"pip install '{name}>={minimum}'")
 
@@ -128,9 +78,9 @@ def _check_pair() -> Check:
 
 
 def _check_gpu() -> Check:
-    gpus = _gpus()
-    listed = ", ".join(str(gpu) for gpu in gpus) if gpus else "none: jobs run on the CPU"
-    return Check("GPU", bool(gpus), listed, "only smoke tiers and small data are practical on a CPU", needed=False)
+    names = gpus()
+    listed = ", ".join(str(name) for name in names) if names else "none: jobs run on the CPU"
+    return Check("GPU", bool(names), listed, "only smoke tiers and small data are practical on a CPU", needed=False)
 
 
 def _check_evaluator() -> Check:
@@ -143,8 +93,6 @@ def _check_evaluator() -> Check:
 
 
 def _check_data() -> Iterator[Check]:
-    from benchsuite.data.files import roots
-
     for name, (folder, marks) in LAYOUTS.items():
         found = next((root / mark for root in roots(folder) for mark in marks if (root / mark).exists()), None)
         cure = f"put {folder}/{marks[0]} below $BENCH_DATA, or say with --data-root where it is"
@@ -181,53 +129,7 @@ def _tried(name: str, attempt: Callable[[], str], cure: str) -> Check:
         return Check(name, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", cure)
 
 
-@cache
-def _version(package: str) -> str | None:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
-
-
 def _numbers(version: str) -> tuple[int, ...]:
     """The release numbers of a version: (2, 11, 0) of `2.11.0+cu128`."""
     release = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(number) for number in release.group().split(".")) if release else ()
-
-
-@cache
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Model", "cpu model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> list[Json]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = next(iter(_output(asked).splitlines()), "")
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [f"{name}, driver {driver}" if driver else name for name in names]
-
-
-@cache
-def _commit() -> str | None:
-    """The commit of the project's own checkout, with `+changes` where files differ from it; None if there is none."""
-    folder = Path(__file__).parents[1]
-    if not (folder / ".git").exists():
-        return None
-    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
-    if not commit:
-        return None
-    changes = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
-    return commit[:12] + ("+changes" if changes else "")
-
-
-def _output(command: list[str]) -> str:
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    return ""

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
-from benchsuite.environment import determinism
+from benchsuite.engine.environment import determinism
+from benchsuite.engine.store import LOG, Store
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.job import Context, Job, Progress
 from benchsuite.settings import Json
-from benchsuite.store import LOG, Store
 
 REPORT_SECONDS = 0.1
 # Read by glibc and Python when the server starts. Large blocks stay with the process: giving them back after every
@@ -169,7 +169,7 @@ def warm() -> None:
     before = {name: os.environ.get(name) for name in SERVER_ENVIRONMENT}
     os.environ.update(SERVER_ENVIRONMENT)
     try:
-        forkserver.set_forkserver_preload(["benchsuite.preload"])
+        forkserver.set_forkserver_preload(["benchsuite.engine.preload"])
         with _no_main_module():
             forkserver.ensure_running()
     finally:

@@ -11,12 +11,12 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Literal, TypeAlias
 
-from benchsuite.environment import cores, environment
+from benchsuite.engine.environment import cores, environment
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.store import LOG, Store
+from benchsuite.engine.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
 from benchsuite.errors import InputError, Interrupted
 from benchsuite.job import Job, Progress
-from benchsuite.progress import Reporter
-from benchsuite.store import LOG, Store
-from benchsuite.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
 
 Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
 ATTEMPTS = 2  # of a job whose worker died
