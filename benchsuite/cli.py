@@ -211,13 +211,16 @@ def compare(
 
 @app.command()
 def plot(
-    name: Annotated[str, typer.Argument(help="A recipe id, or 'detections'.", autocompletion=complete)],
-    target: Annotated[str, typer.Argument(help="For detections: RECIPE/ROW.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A recipe id, or detections, masks, weights, offsets.", autocompletion=complete)
+    ],
+    target: Annotated[str, typer.Argument(help="For all but a recipe: RECIPE/ROW.")] = "",
     tier: Annotated[str, typer.Option("--tier", "-t", help="Results of this tier only; for detections: smoke.")] = "",
     seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
-    figure: Annotated[str, typer.Option(help="ablation, bars or differences instead of the recipe's default.")] = "",
+    figure: Annotated[str, typer.Option(help="ablation, bars, differences, ladder, sizes: not the default.")] = "",
     images: Annotated[int, typer.Option(help="For detections: how many pictures.", min=1)] = 6,
+    image: Annotated[int, typer.Option(help="For masks, weights, offsets: which image of the split.", min=0)] = 0,
     threshold: Annotated[float, typer.Option(help="For detections: the least score shown.", min=0, max=1)] = 0.3,
     form: Annotated[Form, typer.Option("--format", help="Format of the picture.")] = "png",
 ) -> None:  # fmt: skip
@@ -226,19 +229,24 @@ def plot(
     bench plot har-table1 --tier mini
 
     bench plot detections har-table1/baseline --tier mini --data ~/mydata
+
+    bench plot masks har-table1/sa-1-2-5-2-1 --image 3
     """
     from benchsuite.engine.store import Store
     from benchsuite.recipe import load_recipe
     from benchsuite.report.draw import plot_results
 
-    if name == "detections":
-        from benchsuite.saved import plot_detections
+    if target or name == "detections":
+        from benchsuite.saved import plot_detections, plot_probe
 
         recipe, _, row = target.partition("/")
         if not row:
-            raise InputError(f"plot detections '{target}': needs RECIPE/ROW; for instance har-table1/baseline")
-        planned = _plan([recipe], tier or "smoke", row, seeds, data, data_root, sets)
-        files = [plot_detections(planned, Store(store), out, images, form, threshold)]
+            raise InputError(f"plot {name} '{target}': needs RECIPE/ROW; for instance har-table1/baseline")
+        planned, kept = _plan([recipe], tier or "smoke", row, seeds, data, data_root, sets), Store(store)
+        if name == "detections":
+            files = [plot_detections(planned, kept, out, images, form, threshold)]
+        else:
+            files = [plot_probe(name, planned, kept, out, image, form)]
     else:
         files = plot_results(load_recipe(name).id, tier, figure, out, form)
     for file in files:

@@ -13,13 +13,13 @@ from benchsuite.data.dataset import DetectionData
 from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, nearest
 from benchsuite.job import Context, Job
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.predict import load_weights, predict
-from benchsuite.settings import Json, Part, Settings
+from benchsuite.settings import Json, Part, Settings, choices
 from benchsuite.timing import Timing, time_detector
 from benchsuite.train import Solver, train
 
@@ -134,6 +134,27 @@ class Difference(Job):
         )
         found = self.metric.paired(self.first.data.open(), second, first, self.column)
         context.write_metrics({} if found is None else asdict(found))
+
+
+class Probe(Job):
+    """A look at what a trained model does with image `image` of a split. Leaves `arrays.safetensors`, from which
+    `report/probes.py` draws each of `pictures`."""
+
+    pictures: ClassVar[tuple[str, ...]] = ()
+
+    train: Train
+    data: DetectionData
+    input: Input
+    image: int = Field(0, ge=0)
+
+
+def probe_for(picture: str) -> type[Probe]:
+    """The probe that serves a picture, found among the papers' jobs; InputError with the nearest name."""
+    choices(Job)  # imports every module that may hold one
+    probes = {name: probe for probe in Probe.__subclasses__() for name in probe.pictures}
+    if picture not in probes:
+        raise InputError(f"plot: no picture '{picture}'; {nearest(picture, ['detections', *probes])}")
+    return probes[picture]
 
 
 class Time(Job):

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.schedule import Slots, run
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection
+from benchsuite.job import Job
+from benchsuite.jobs import Detection, probe_for
 from benchsuite.metrics.metric import Found
 from benchsuite.plan import Plan
+from benchsuite.report import probes
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
 
@@ -19,23 +23,56 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
 
     InputError, with the command that makes them, where the run's detections are not in the store.
     """
+    pipeline, seed = _detection(plan)
+    job = pipeline.predict(seed)
+    _require(job, plan, store)
+    data, found = job.data.open(), Found.load(store.verified(job.key).path("detections.safetensors"))
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
+    pictures = [_picture(data, found, int(index)) for index in chosen]
+    figure = detections(pictures, data.classes, _title(plan, data.name, seed), threshold)
+    return save_figure(figure, folder / f"{_name(plan)}.detections.{form}")
+
+
+def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int, form: str) -> Path:
+    """Look at one image of the row's val split with its trained model, and draw what was found.
+
+    InputError where no probe makes such a picture, the row was not trained, or its model has nothing of the kind.
+    """
+    pipeline, seed = _detection(plan)
+    fit, val = pipeline.fit(seed), pipeline.data.cut("val")
+    job = probe_for(picture)(train=fit, data=val, input=pipeline.input, image=image)
+    _require(fit, plan, store)
+    outcome = run([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
+    for failure in outcome.failures:
+        raise InputError(failure.message)
+    arrays = probes.load(store.verified(job.key).path("arrays.safetensors"))
+    figure = probes.PICTURES[picture](arrays, f"{_title(plan, val.name, seed)}, image {image}")
+    return save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
+
+
+def _detection(plan: Plan) -> tuple[Detection, int]:
     planned = plan.rows[0]
-    seed = next(iter(planned.jobs))
     if not isinstance(planned.pipeline, Detection):
         raise InputError(f"{planned.id}: makes no detections; choose a row of a detection table")
-    job = planned.pipeline.predict(seed)
+    return planned.pipeline, next(iter(planned.jobs))
+
+
+def _require(job: Job, plan: Plan, store: Store) -> None:
+    planned = plan.rows[0]
     if store.artifact(job.key) is None:
         raise InputError(
             f"{planned.id}: was not run at tier {plan.tier} with these settings; first: bench run {planned.recipe.id} "
             f"--rows {planned.row.id} --tier {plan.tier}, and the same --data, --set and --seeds as here"
         )
-    data, found = job.data.open(), Found.load(store.verified(job.key).path("detections.safetensors"))
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
-    pictures = [_picture(data, found, int(index)) for index in chosen]
-    title = f"{planned.id}, {plan.tier} tier on {data.name}, seed {seed}"
-    words = [planned.recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), planned.row.id]
-    figure = detections(pictures, data.classes, title, threshold)
-    return save_figure(figure, folder / f"{'.'.join(words)}.detections.{form}")
+
+
+def _title(plan: Plan, data: str, seed: int) -> str:
+    return f"{plan.rows[0].id}, {plan.tier} tier on {data}, seed {seed}"
+
+
+def _name(plan: Plan) -> str:
+    planned = plan.rows[0]
+    return ".".join([planned.recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), planned.row.id])
 
 
 def _picture(data: DetectionSet, found: Found, index: int) -> Picture:

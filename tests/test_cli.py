@@ -66,7 +66,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         ),
         "score": ["--json", "--protocol"],
         "compare": ["--check", "--format", "--json"],
-        "plot": sorted([*source, "--figure", "--format", "--images", "--out", "--threshold"]),
+        "plot": sorted([*source, "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
         "doctor": ["--data-root", "--json", "--store"],
     }
 

@@ -19,7 +19,7 @@ from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, HarHead
 from benchsuite.papers.harnet_maps import AttentionMaps, attention_maps
-from benchsuite.report import attention
+from benchsuite.report import probes
 
 HEAD = SMALL["model"]["head"]
 
@@ -84,10 +84,10 @@ def test_refuses(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
         maps(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("name", attention.PICTURES)
+@pytest.mark.parametrize("name", probes.PICTURES)
 def test_pictures(name: str, tmp_path: Path) -> None:
-    arrays = attention.load(maps(tmp_path))
-    figure = attention.PICTURES[name](arrays, "har-table4/resnet-50-ha, smoke")
+    arrays = probes.load(maps(tmp_path))
+    figure = probes.PICTURES[name](arrays, "har-table4/resnet-50-ha, smoke")
     figure.savefig(tmp_path / "picture.png", dpi=50)
     heading = figure.get_suptitle()
     assert heading.startswith("har-table4/resnet-50-ha, smoke: ")
@@ -97,20 +97,20 @@ def test_pictures(name: str, tmp_path: Path) -> None:
 def test_offsets_are_drawn_in_pixels_of_the_image(tmp_path: Path) -> None:
     field = np.zeros((2, 2, 4, 9, 2), np.float32)
     field[..., 0], field[..., 1] = 0.5, -0.25
-    figure = attention.offsets({"image": np.zeros((64, 64, 3), np.uint8), "offsets_C5": field}, "t")
+    figure = probes.offsets({"image": np.zeros((64, 64, 3), np.uint8), "offsets_C5": field}, "t")
     (arrows,) = (artist for artist in figure.axes[0].collections if isinstance(artist, Quiver))
     assert np.allclose(arrows.U, -8) and np.allclose(arrows.V, 16)
 
 
 def test_weights_of_separate_blocks_are_drawn_level_by_level() -> None:
     weights = np.random.default_rng(0).random((5, 8), np.float32)
-    figure = attention.weights({"weights_cls": weights, "weights_box": weights}, "t")
+    figure = probes.weights({"weights_cls": weights, "weights_box": weights}, "t")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"P{level}" for level in range(3, 8)]
 
 
-@pytest.mark.parametrize("name", attention.PICTURES)
+@pytest.mark.parametrize("name", probes.PICTURES)
 def test_what_is_not_there_is_said(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the run has no .* attention to draw; choose a row that has"):
-        attention.PICTURES[name]({"image": np.zeros((4, 4, 3), np.uint8)}, "t")
+        probes.PICTURES[name]({"image": np.zeros((4, 4, 3), np.uint8)}, "t")
     with pytest.raises(InputError, match="cannot be read"):
-        attention.load(tmp_path / "absent.safetensors")
+        probes.load(tmp_path / "absent.safetensors")

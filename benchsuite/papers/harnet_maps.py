@@ -1,19 +1,16 @@
 """What a trained HAR-Net pays attention to in one image: its masks, channel weights and offsets, as arrays."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from benchsuite import checkpoint
 from benchsuite.data.batches import EvalBatches
-from benchsuite.data.dataset import DetectionData
-from benchsuite.data.transforms import Input
 from benchsuite.errors import InputError
-from benchsuite.job import Context, Job
-from benchsuite.jobs import Train
+from benchsuite.job import Context
+from benchsuite.jobs import Probe
 from benchsuite.models.cross_level import CrossLevelGates, LevelGates
 from benchsuite.models.detector import Detector
 from benchsuite.models.retinanet import RetinaNetDetector
@@ -21,7 +18,7 @@ from benchsuite.papers.harnet import AlignedAttention, SpatialGates
 from benchsuite.predict import load_weights
 
 
-class AttentionMaps(Job):
+class AttentionMaps(Probe):
     """Runs a trained detector on image `image` of a split. Leaves `arrays.safetensors`:
 
     image       uint8 [H, W, 3] as the detector saw it, without padding
@@ -30,10 +27,7 @@ class AttentionMaps(Job):
     offsets_C5, …  [H_x, W_x, G, 9, 2] of C_x's G offset groups: dy, dx in cells, where there is aligned attention
     """
 
-    train: Train
-    data: DetectionData
-    input: Input
-    image: int = Field(0, ge=0)
+    pictures: ClassVar[tuple[str, ...]] = ("masks", "weights", "offsets")
 
     @property
     def label(self) -> str:
