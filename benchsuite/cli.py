@@ -156,7 +156,7 @@ def run(
     """
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
-    from benchsuite.report.listing import print_plan, print_ran
+    from benchsuite.report.listing import print_plan
     from benchsuite.run import RunOptions, run_plan
 
     warm()  # workers load torch while this process plans
@@ -167,7 +167,7 @@ def run(
         device=device, slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every
     )  # fmt: skip
     outcome = run_plan(planned, kept, options)
-    _print_json(outcome.form()) if as_json else print_ran(outcome)
+    _print_json(outcome.form()) if as_json else outcome.show()
     raise typer.Exit(outcome.exit_code)
 
 

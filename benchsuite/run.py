@@ -51,6 +51,24 @@ class Ran:
             "results": {each: self.results[each].model_dump(mode="json", by_alias=True) for each in self.results},
         }
 
+    def show(self) -> None:
+        """Print the tables, the files written, what failed, and one line on what the numbers mean and how to go on."""
+        from benchsuite.report.compare import compare
+        from benchsuite.report.grids import meaning
+        from benchsuite.report.listing import marked, print_things
+        from benchsuite.report.tables import render
+
+        render(compare(list(self.results.values())))
+        for files in self.files.values():
+            print_things("written: " + ", ".join(file.as_posix() for file in files))
+        for result in self.outcome.failures:
+            print_things(marked("red", "failed", result.message))
+        ids = " ".join(self.results)
+        for results in {each.tier: each for each in self.results.values()}.values():
+            onward = {"smoke": "mini", "mini": "paper"}.get(results.tier)
+            how = f"Go on with: bench run {ids} --tier {onward}" if onward else f"See: bench plot {ids} --tier paper"
+            print_things(f"{meaning(results)} {how}")
+
 
 def run_plan(
     plan: Plan, store: Store | None = None, options: RunOptions | None = None, progress: Reporter | None = None

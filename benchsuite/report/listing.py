@@ -7,12 +7,12 @@ from benchsuite.recipe import Cell, Recipe, Spread
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from benchsuite.data.verify import Report
     from benchsuite.doctor import Check
     from benchsuite.engine.store import Store
     from benchsuite.plan import Plan
-    from benchsuite.run import Ran
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
@@ -27,12 +27,21 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], le
     return table
 
 
-def _print(*things: object, to_stderr: bool = False) -> None:
+def print_things(*things: object, to_stderr: bool = False) -> None:
+    """Print sentences and tables."""
     from rich.console import Console
+    from rich.table import Table
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
     for thing in things:  # a sentence stays one line, however narrow the terminal; tables fold
-        console.print(thing, soft_wrap=isinstance(thing, str))
+        console.print(thing, soft_wrap=not isinstance(thing, Table), markup=False)
+
+
+def marked(style: str, word: str, rest: str) -> "Text":
+    """A coloured word before a plain sentence."""
+    from rich.text import Text
+
+    return Text.assemble((word, style), f" {rest}")
 
 
 def list_form(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
@@ -46,8 +55,8 @@ def list_form(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
 def print_list(recipes: Sequence[Recipe]) -> None:
     """Recipes as a table."""
     rows = [(each.id, each.paper.id, each.table, each.title, str(len(each.rows))) for each in recipes]
-    _print(_table("", ("recipe", "paper", "table", "title", "rows"), rows, left=4))
-    _print("bench show ID   bench run ID   bench plan ID --tier paper")
+    print_things(_table("", ("recipe", "paper", "table", "title", "rows"), rows, left=4))
+    print_things("bench show ID   bench run ID   bench plan ID --tier paper")
 
 
 def cell_form(cell: Cell) -> object:
@@ -94,14 +103,16 @@ def print_show(recipe: Recipe) -> None:
         for row in recipe.rows
     ]
     heads = ("row", "in the paper", "", *(column.label or column.id for column in recipe.columns))
-    _print(
-        f"[bold]{recipe.id}[/]  {recipe.title}",
+    print_things(
+        marked("bold", recipe.id, f" {recipe.title}"),
         f"{recipe.paper.title} ({recipe.paper.cite}), Table {recipe.table}: published numbers",
         _table("", heads, rows, left=3),
     )
     for claim in recipe.claims:
-        _print("claim: " + claim_text(claim.model_dump()))
-    _print(f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.id} --tier {next(iter(recipe.tiers), 'smoke')}")
+        print_things("claim: " + claim_text(claim.model_dump()))
+    print_things(
+        f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.id} --tier {next(iter(recipe.tiers), 'smoke')}"
+    )
 
 
 def claim_text(claim: Mapping[str, Any]) -> str:
@@ -143,7 +154,7 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
         rows.append((planned.id, str(len(mine) - len(waiting)), _counted(waiting) or "nothing"))
     data = plan.rows[0].pipeline.data
     cached = sum(job["cached"] for job in form["jobs"])
-    _print(
+    print_things(
         _table("", ("row", "jobs done", "to do"), rows, left=3),
         f"{plan.tier} tier on {data.cut('train').name} → {data.cut('val').name}: {len(form['jobs'])} distinct jobs "
         f"({_counted(form['jobs'])}), {cached} done already",
@@ -168,16 +179,16 @@ def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
         anchors = "–" if row["anchors"] is None else f"{row['anchors']:,}"
         counts = [f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", f"{row['macs'] / 1e9:.2f} G"]
         lines.append([row["id"], *counts, anchors, shape])
-    _print(_table("", ("row", "parameters", "to the first", "MACs", "anchors", "input"), lines))
+    print_things(_table("", ("row", "parameters", "to the first", "MACs", "anchors", "input"), lines))
 
 
 def print_score(found: Mapping[str, Any]) -> None:
     """Numbers of one scoring, then the classes."""
     numbers = [(name, _number(value)) for name, value in found.items() if name not in ("protocol", "per_class")]
-    _print(_table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
+    print_things(_table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
     classes = [(name, _number(value)) for name, value in found.get("per_class", {}).items()]
     if classes:
-        _print(_table("per class", ("class", "AP"), classes))
+        print_things(_table("per class", ("class", "AP"), classes))
 
 
 def _number(value: object) -> str:
@@ -195,33 +206,18 @@ def print_verified(reports: Sequence["Report"]) -> None:
         facts += [("of them difficult", f"{report.difficult:,}"), ("dropped, no area", f"{report.dropped:,}")]
         facts += [(f"{size} boxes", f"{100 * share:.1f} %") for size, share in report.sizes.items()]
         classes = [(name, f"{count:,}") for name, count in report.classes.items()]
-        _print(_table(report.name, ("", ""), facts), _table("", ("class", "boxes"), classes))
+        print_things(_table(report.name, ("", ""), facts), _table("", ("class", "boxes"), classes))
         lines = [line for sort in report.problems.values() for line in sort]
         for line in lines:
-            _print(f"[red]problem[/] {line}")
-        _print(f"{report.name}: {len(lines) or 'no'} problem{'' if len(lines) == 1 else 's'}")
+            print_things(marked("red", "problem", line))
+        print_things(f"{report.name}: {len(lines) or 'no'} problem{'' if len(lines) == 1 else 's'}")
 
 
 def print_checks(checks: Sequence["Check"]) -> None:
     """One line a check, with the cure where it is not well."""
     for check in checks:
-        mark = "[green]ok[/]     " if check.ok else "[red]bad[/]    " if check.needed else "[yellow]without[/]"
-        _print(f"{mark} {check.name}: {check.found}" + (f"; {check.cure}" if check.cure and not check.ok else ""))
-
-
-def print_ran(ran: "Ran") -> None:
-    """The tables, the files written, what failed, and one line on what the numbers mean and how to go on."""
-    from benchsuite.report.compare import compare
-    from benchsuite.report.grids import meaning
-    from benchsuite.report.tables import render
-
-    render(compare(list(ran.results.values())))
-    for files in ran.files.values():
-        _print("written: " + ", ".join(file.as_posix() for file in files))
-    for result in ran.outcome.failures:
-        _print(f"[red]failed[/] {result.message}")
-    for results in {each.tier: each for each in ran.results.values()}.values():
-        onward = {"smoke": "mini", "mini": "paper"}.get(results.tier)
-        ids = " ".join(ran.results)
-        how = f"go on with: bench run {ids} --tier {onward}" if onward else f"see: bench plot {ids} --tier paper"
-        _print(f"{meaning(results)} {how[0].upper()}{how[1:]}")
+        style, word = (
+            ("green", "ok     ") if check.ok else ("red", "bad    ") if check.needed else ("yellow", "without")
+        )
+        cure = f"; {check.cure}" if check.cure and not check.ok else ""
+        print_things(marked(style, word, f"{check.name}: {check.found}{cure}"))
