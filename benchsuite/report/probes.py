@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -38,7 +39,8 @@ def masks(arrays: Arrays, title: str) -> Figure:
             mask = arrays[name].astype(np.float32)
             axes.imshow(image.mean(axis=2), cmap="gray", alpha=0.6)
             shown = axes.imshow(mask, cmap="viridis", alpha=0.75, extent=_extent(mask, name), interpolation="nearest")
-            figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.9, pad=0.02).ax.tick_params(labelsize=5)
+            bar = figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.9, pad=0.02, ticks=MaxNLocator(2))
+            bar.ax.tick_params(labelsize=5)
             axes.set_title(name.removeprefix("mask_"), fontsize=7)
         for axes in panels:
             _crop(axes, image)
