@@ -153,8 +153,8 @@ class MultiScaleDetector(Detector):
         self.pairs = [settings.resize_pair(short) for short, _ in settings.pairs]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """None: it is a way to test."""
-        raise NotImplementedError
+        """Those of the detector it tests."""
+        return self.detector.losses(batch)
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         """The detections from the candidates of all sizes together."""
