@@ -1,8 +1,9 @@
 """Recipes' YAML: read safely, every value with the file and line it came from, so that errors can name them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -38,15 +39,29 @@ class Document:
             path = path[:-1]
         return self.origins.get(path, Origin("recipe", 0))
 
+    @cached_property
+    def _origins_below(self) -> Mapping[str | int, dict[Path, Origin]]:
+        split: dict[str | int, dict[Path, Origin]] = {}
+        for path, origin in self.origins.items():
+            if path:
+                split.setdefault(path[0], {})[path[1:]] = origin
+        return split
+
+    @cached_property
+    def _parts(self) -> dict[str | int, "Document"]:
+        return {}
+
     def at(self, *path: str | int) -> "Document":
         """The part of the document below `path`; an empty mapping where there is none."""
-        value = self.value
-        for step in path:
-            present = step in value if isinstance(value, dict) else isinstance(step, int) and step < len(value)
-            value = value[step] if present else {}
-        depth = len(path)
-        below = {where[depth:]: origin for where, origin in self.origins.items() if where[:depth] == path}
-        return Document(value, below)
+        if not path:
+            return self
+        step, rest = path[0], path[1:]
+        if step not in self._parts:  # kept: a long table asks for each of its rows
+            keys: Container[object] = range(len(self.value)) if isinstance(self.value, list) else self.value
+            present = isinstance(self.value, (dict, list)) and step in keys
+            below = self._origins_below.get(step, {})
+            self._parts[step] = Document(self.value[step] if present else {}, below)
+        return self._parts[step].at(*rest)
 
     def below(self, name: str) -> "Document":
         """The document as the value of one key."""
