@@ -1,6 +1,6 @@
 """Run a plan and write what came of it: results file, table, plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from benchsuite.plan import Plan, PlannedRow, require_all
 from benchsuite.recipe import Claim, Recipe
 from benchsuite.recipe import Row as RecipeRow
 from benchsuite.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status, save
-from benchsuite.settings import content_key, walk
+from benchsuite.settings import Json, content_key, walk
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
     val = first.pipeline.data.cut("val")
     train = first.pipeline.data.cut("train")
     own = plan.tier == "paper" and not plan.data_name and not plan.overrides
+    known = _environments(
+        [job for each in planned.values() for last in each.jobs.values() for job in last.values()], store
+    )
     return Results(
         recipe=recipe.id,
         paper=recipe.paper,
@@ -132,8 +135,19 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
         columns=recipe.columns,
         rows=tuple(_row(recipe, row, planned.get(row.id), seeds, store, outcome) for row in recipe.rows),
         claims=tuple(_claim(plan, recipe, claim, store) for claim in recipe.claims),
-        environment=environment(gpu=True),
+        environment=known[-1] if known else environment(),
+        earlier=tuple(known[:-1]),
     )
+
+
+def _environments(jobs: Sequence[Job], store: Store) -> list[Mapping[str, Json]]:
+    """What the numbers were made with, each once: of the artifacts, for they may be older than this run."""
+    found: list[Mapping[str, Json]] = []
+    for key in dict.fromkeys(key for job in jobs for key in _chain({"": job})):
+        known = store.record(key)["environment"] if store.artifact(key) is not None else None
+        if isinstance(known, Mapping) and known not in found:
+            found.append(known)
+    return found
 
 
 def _row(

@@ -86,6 +86,14 @@ def test_python_in_five_lines(data: Path, tmp_path: Path) -> None:
     assert set(measured["row"]) == {"baseline", "wide"}
     assert (tmp_path / "results" / "har-table1.smoke.toy.json").is_file()
 
+    # numbers kept from an earlier commit are not shown as this one's
+    for file in (tmp_path / "runs" / "artifacts").glob("*/artifact.json"):
+        record = json.loads(file.read_text())
+        record["environment"]["commit"] = "earlier"
+        file.write_text(json.dumps(record))
+    again = bs.run_plan(plan, options=bs.RunOptions(out=tmp_path / "again")).results["har-table1"]
+    assert again.environment["commit"] == "earlier"
+
 
 def test_an_undecodable_image_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "train2017" / "2.jpg").write_bytes(b"not a picture")

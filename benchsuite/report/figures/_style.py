@@ -1,7 +1,7 @@
 """One look for all figures: sizes of a two-column paper, colours that everybody can tell apart, no ornament."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from benchsuite.recipe import Column
 from benchsuite.report.grids import meaning, provenance
 from benchsuite.results import Results, Row
 
@@ -73,6 +74,26 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
     below = top - (0.02 + 0.16 * len(name)) / total
     color = ACCENT if warning else "#555555"
     figure.text(0.01, below, "\n".join(lines), ha="left", va="top", fontsize=7, color=color)
+    return figure
+
+
+ACROSS = 3
+"""Panels beside each other."""
+
+
+def by_column(results: Results, panel: Callable[[Axes, Column], None], names: Sequence[str]) -> Figure:
+    """A panel for each column of the table, its rows called `names`, and one legend."""
+    down = -(-len(results.columns) // ACROSS)
+    with style():
+        figure = new_figure(results, 1.9 * down)
+        panels = figure.subplots(down, min(ACROSS, len(results.columns)), squeeze=False, sharex=True)
+        used = [axes for axes, _ in zip(panels.flat, results.columns, strict=False)]
+        for axes, column in zip(used, results.columns, strict=True):
+            panel(axes, column)
+            row_names(axes, names)
+        for axes in panels.flat[len(used) :]:
+            axes.set_visible(False)
+        legend(figure, *used)
     return figure
 
 

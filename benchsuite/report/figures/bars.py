@@ -5,29 +5,15 @@ from matplotlib.figure import Figure
 
 from benchsuite.recipe import Column
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.figures._style import HATCHED, OURS, PAPER, legend, missing, new_figure, row_names, style
+from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing
 from benchsuite.report.grids import label
 from benchsuite.results import Results
-
-ACROSS = 3
-"""Panels beside each other."""
 
 
 def draw(results: Results) -> Figure:
     """All cells of the table, with the standard deviation over seeds."""
     section = compare([results]).sections[0]
-    down = -(-len(results.columns) // ACROSS)
-    with style():
-        figure = new_figure(results, 1.9 * down)
-        panels = figure.subplots(down, min(ACROSS, len(results.columns)), squeeze=False, sharex=True)
-        used = [axes for axes, _ in zip(panels.flat, results.columns, strict=False)]
-        for axes, column in zip(used, results.columns, strict=True):
-            panel(axes, section, column)
-            row_names(axes, [row.name for row in results.rows])
-        for axes in panels.flat[len(used) :]:
-            axes.set_visible(False)
-        legend(figure, *used)
-    return figure
+    return by_column(results, lambda axes, column: panel(axes, section, column), [row.name for row in results.rows])
 
 
 def panel(axes: Axes, section: Section, column: Column) -> None:
