@@ -128,7 +128,8 @@ def measure(folder: Path, iterations: int, precision: Precision, seed: int) -> d
         batches = Batches(train_data, resize, (Flip(),), solver.batch, seed, iterations, context.cache)
         val = EvalBatches(val_data, resize, 1, context.cache)
         torch.manual_seed(seed)
-        run = Run(RetinaNet(backbone=ResNet(depth=18)).build(len(train_data.classes)), solver, context)
+        model = RetinaNet(backbone=ResNet(depth=18)).build(len(train_data.classes))
+        run = Run(model, solver, context)
         torch.manual_seed(seed)
         reference = torchvision_model(len(train_data.classes)).train()
         optimizer = torch.optim.SGD(
@@ -142,7 +143,7 @@ def measure(folder: Path, iterations: int, precision: Precision, seed: int) -> d
             for side in sides if (start // TURN) % 2 else reversed(sides):
                 side.turn(range(start, min(start + TURN, iterations)))
             print(f"iteration {start + TURN}: ours {sides[0].seconds:.0f} s, torchvision {sides[1].seconds:.0f} s")
-        predict(run.detector, val, val_data, PostProcess(), context, precision)
+        predict(model, val, val_data, PostProcess(), context, precision)
         found = {
             "ours": Found.load(context.folder / "detections.safetensors"),
             "torchvision": torchvision_found(reference, val_data, val, precision),

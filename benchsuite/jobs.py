@@ -14,7 +14,7 @@ from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.errors import InputError, nearest
-from benchsuite.job import Context, Job
+from benchsuite.job import Artifact, Context, Job
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
@@ -49,7 +49,7 @@ class Train(Job):
 
         data = self.data.open()
         torch.manual_seed(self.seed)
-        detector = self.model.build(len(data.classes))
+        detector = self.build(len(data.classes), context)
         solver = self.solver
         batches = Batches(data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache)
         start = 0
@@ -57,6 +57,16 @@ class Train(Job):
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
             start = self.start.solver.iterations
         train(detector, batches, solver, context, self.seed, loaders(context), start)
+
+    def build(self, num_classes: int, context: Context) -> Detector:
+        """The detector as its training starts, before `start`; a paper's training may make it of other inputs."""
+        return self.model.build(num_classes)
+
+    def trained(self, num_classes: int, artifact: Artifact) -> Detector:
+        """The detector that this training left in `artifact`."""
+        detector = self.model.build(num_classes)
+        load_weights(detector, artifact.path("weights.safetensors"))
+        return detector
 
 
 def loaders(context: Context) -> int:
@@ -82,9 +92,7 @@ class Predict(Job):
     def do(self, context: Context) -> None:
         """Load the weights and run over the split in order."""
         data = self.data.open()
-        detector = self.train.model.build(len(data.classes))
-        load_weights(detector, context.inputs["train"].path("weights.safetensors"))
-        detector = tested(detector, self.testing)
+        detector = tested(self.train.trained(len(data.classes), context.inputs["train"]), self.testing)
         batches = EvalBatches(data, self.input, self.batch, context.cache)
         solver = self.train.solver
         precision, channels_last = solver.precision, solver.channels_last

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from benchsuite.data.batch import Batch
+from benchsuite.data.batch import ImageBatch
 from benchsuite.errors import BenchError
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
+B = TypeVar("B", bound=ImageBatch)
 
 
 def place_model(model: nn.Module, device: str, channels_last: bool) -> None:
@@ -20,7 +21,7 @@ def place_model(model: nn.Module, device: str, channels_last: bool) -> None:
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def place(batch: Batch, device: str, channels_last: bool) -> Batch:
+def place(batch: B, device: str, channels_last: bool) -> B:
     """The batch on `device`, its images in the memory format of the model."""
     moved = batch.to(device)
     if not channels_last:

@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +22,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from benchsuite import checkpoint
-from benchsuite.data.batch import Batch
+from benchsuite.data.batch import ImageBatch
 from benchsuite.data.batches import loader
 from benchsuite.data.transforms import mixed
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.job import Context, Progress
 from benchsuite.loops import Precision, autocast, memory, place, place_model
-from benchsuite.models.detector import Detector
+from benchsuite.models.detector import Trainable
 from benchsuite.settings import Settings
 
 LOG_LINES = 1000  # a log of about this length draws a smooth curve and stays small
 
+B = TypeVar("B", bound=ImageBatch)
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -43,7 +44,8 @@ class Solver(Settings):
     `batch` images make a step. With `micro_batch` they are passed in parts that fit the memory, and the gradients of
     the parts are averaged, each weighted by its images: the whole batch's gradient, except that a loss which divides
     by the batch's positives (and BatchNorm's statistics) then sees a part's positives. Weight decay is the same for
-    all parameters, norms and biases included. `clip_norm` bounds the gradient's L2 norm.
+    all parameters, norms and biases included, unless their module says otherwise (`decay_factor`). `clip_norm` bounds
+    the gradient's L2 norm.
 
     Defaults: warm-up of Detectron's RetinaNet; momentum, decay and drops of HAR-Net (arXiv 1904.11141, section V).
     """
@@ -71,15 +73,15 @@ class Solver(Settings):
 
 
 def train(
-    detector: Detector,
-    batches: Dataset[Batch],
+    network: Trainable[B],
+    batches: Dataset[B],
     solver: Solver,
     context: Context,
     seed: int,
     workers: int = 0,
     start: int = 0,
 ) -> None:
-    """Train `detector` in place from iteration `start` on; `batches[i]` is the batch of iteration i.
+    """Train `network` in place from iteration `start` on; `batches[i]` is the batch of iteration i.
 
     Leaves in `context.folder`: `weights.safetensors` (parameters and buffers), `log.jsonl`, `metrics.json` and, apart
     because it never repeats, `timing.json`. Checkpoints every `context.checkpoint_every` iterations into
@@ -88,7 +90,7 @@ def train(
     Raises BenchError when a loss or the gradient is not finite or memory runs out, InputError for a checkpoint that
     cannot be read, Interrupted (after a checkpoint) when `context.stop()`.
     """
-    run = Run(detector, solver, context, start)
+    run = Run(network, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure):
         for batch in loader(batches, run.done, solver.iterations, workers):
@@ -101,19 +103,23 @@ def train(
     run.finish()
 
 
-class Run:
+class Run(Generic[B]):
     """A training under way: `done` iterations, `seconds` spent, restored from a checkpoint where there is one."""
 
-    def __init__(self, detector: Detector, solver: Solver, context: Context, start: int = 0) -> None:
-        place_model(detector, context.device, solver.channels_last)
-        self.detector, self.solver, self.context, self.start = detector.train(), solver, context, start
-        self.named = {name: value for name, value in detector.named_parameters() if value.requires_grad}
-        factors, groups = lr_factors(detector), dict[float, list[Tensor]]()
+    def __init__(self, network: Trainable[B], solver: Solver, context: Context, start: int = 0) -> None:
+        place_model(network, context.device, solver.channels_last)
+        self.network, self.solver, self.context, self.start = network.train(), solver, context, start
+        self.named = {name: value for name, value in network.named_parameters() if value.requires_grad}
+        rates, decays = factors(network, "lr_factor"), factors(network, "decay_factor")
+        groups = dict[tuple[float, float], list[Tensor]]()
         for name, value in self.named.items():
-            groups.setdefault(factors[name], []).append(value)
+            groups.setdefault((rates[name], decays[name]), []).append(value)
         self.optimizer = torch.optim.SGD(
-            [{"params": values, "factor": factor} for factor, values in groups.items()],
-            solver.lr, solver.momentum, weight_decay=solver.weight_decay, fused=True,
+            [
+                {"params": values, "factor": rate, "weight_decay": decay * solver.weight_decay}
+                for (rate, decay), values in groups.items()
+            ],
+            solver.lr, solver.momentum, fused=True,
         )  # fmt: skip
         self.done, self.seconds = start, 0.0
         self.checkpoint = context.partial / "checkpoint.safetensors"
@@ -125,7 +131,7 @@ class Run:
         self.started = time.perf_counter()
         self.marked = self.done, self.started  # where the last line of the log was written
 
-    def step(self, batch: Batch, seed: int) -> None:
+    def step(self, batch: B, seed: int) -> None:
         """One iteration: gradients of the whole batch, checked, clipped, applied, reported."""
         reseed(seed, self.done)
         lr = self.solver.lr_at(self.done)
@@ -148,20 +154,18 @@ class Run:
             rate = images / (time.perf_counter() - self.marked[1])
             self.marked = self.done, time.perf_counter()
             line = {"iteration": self.done, "loss": sum(values), **named, "lr": lr, "grad_norm": gradient}
-            self.log.write(line | observe(self.detector) | {"images_per_second": round(rate, 3)})
+            self.log.write(line | observe(self.network) | {"images_per_second": round(rate, 3)})
         self.context.report(Progress(self.done, self.solver.iterations, loss=sum(values)))
 
-    def backward(self, batch: Batch) -> dict[str, Tensor]:
+    def backward(self, batch: B) -> dict[str, Tensor]:
         """Accumulate the gradients of the batch's parts; the losses by name, averaged over images, detached."""
         images = len(batch.images)
         size = self.solver.micro_batch or images
-        parts = zip(*(value.split(size) for value in vars(batch).values()), strict=True)
         sums: dict[str, Tensor] = {}
-        for part in parts:
-            micro = Batch(*part)
+        for micro in batch.split(size):
             share = len(micro.images) / images
             with autocast(self.context.device, self.solver.precision):
-                losses = self.detector.losses(micro)
+                losses = self.network.losses(micro)
             (torch.stack([value.float() for value in losses.values()]).sum() * share).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value, dtype=torch.float)) + value.detach().float() * share
@@ -170,7 +174,7 @@ class Run:
     def save(self) -> None:
         """Checkpoint: model, momentum, iteration and time spent, in one file."""
         self.log.sync()
-        tensors = {f"model.{name}": value for name, value in self.detector.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         for name, value in self.named.items():
             buffer = self.optimizer.state[value].get("momentum_buffer")
             if buffer is not None:
@@ -183,7 +187,7 @@ class Run:
         cure = f"delete {self.context.partial} to start this training again"
         tensors, state = checkpoint.load(self.checkpoint, cure)
         model = {name.removeprefix("model."): tensors[name] for name in tensors if name.startswith("model.")}
-        checkpoint.fill(self.detector, model, self.checkpoint, cure)
+        checkpoint.fill(self.network, model, self.checkpoint, cure)
         for name, value in self.named.items():
             if (buffer := tensors.get(f"momentum.{name}")) is not None:
                 # In the parameter's memory format: fused SGD takes another one's momentum without a word, wrongly.
@@ -195,7 +199,7 @@ class Run:
         self.log.sync()
         folder = self.context.folder
         seconds = self.seconds + time.perf_counter() - self.started
-        checkpoint.save(folder / "weights.safetensors", self.detector.state_dict())
+        checkpoint.save(folder / "weights.safetensors", self.network.state_dict())
         shutil.copyfile(self.log.path, folder / "log.jsonl")
         self.context.write_metrics({"iterations": self.done, "loss": self.log.tail_loss()})
         images = (self.done - self.start) * self.solver.batch
@@ -234,10 +238,11 @@ class Log:
         return float(sum(last) / len(last))
 
 
-def lr_factors(model: nn.Module) -> dict[str, float]:
-    """What the learning rate of each parameter is multiplied by, by name: 1, or the `lr_factor` of its module."""
+def factors(model: nn.Module, kind: Literal["lr_factor", "decay_factor"]) -> dict[str, float]:
+    """What the learning rate or the weight decay of each parameter is multiplied by, by name: 1, or what its module
+    says."""
     return {
-        f"{path}.{name}" if path else name: getattr(module, "lr_factor", 1.0)
+        f"{path}.{name}" if path else name: getattr(module, kind, 1.0)
         for path, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
     }

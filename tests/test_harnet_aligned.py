@@ -13,7 +13,7 @@ from benchsuite.errors import InputError
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, AlignedLevels, AlignedNeck
-from benchsuite.train import lr_factors
+from benchsuite.train import factors
 
 CHANNELS, STRIDES = (8, 16, 24), (8, 16, 32)
 
@@ -128,10 +128,10 @@ def test_a_seed_gives_other_layers_the_same_weights() -> None:
 
 
 def test_offsets_learn_at_a_tenth_of_the_rate() -> None:
-    factors = lr_factors(neck((5,)))
-    slow = {name for name, factor in factors.items() if factor != 1}
+    rates = factors(neck((5,)), "lr_factor")
+    slow = {name for name, factor in rates.items() if factor != 1}
     assert slow == {"units.C5.offsets.weight", "units.C5.offsets.bias"}
-    assert {factors[name] for name in slow} == {0.1}
+    assert {rates[name] for name in slow} == {0.1}
 
 
 def test_observe() -> None:

@@ -15,7 +15,7 @@ from benchsuite.papers.harnet import Head
 from benchsuite.papers.harnet_training import Incremental
 from benchsuite.plan import make_plan
 from benchsuite.recipe import select
-from benchsuite.train import Run, Solver, lr_factors
+from benchsuite.train import Run, Solver, factors
 
 SMALL_HEAD = {
     "kind": "harnet.Head", "channels": 8, "depth": 1, "clgn": {"groups": 4}, "extra_conv": True,
@@ -121,12 +121,12 @@ def test_it_is_a_setting_of_any_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_factors_reach_the_optimizer(tmp_path: Path) -> None:
     model = pipeline().fit(0).model.build(3)
-    factors = lr_factors(model)
-    assert factors.keys() == dict(model.named_parameters()).keys()
+    rates = factors(model, "lr_factor")
+    assert rates.keys() == dict(model.named_parameters()).keys()
     solver = Solver(lr=0.5, iterations=2, batch=1, warmup_iterations=0)
     run = Run(model, solver, Context(tmp_path, tmp_path / "partial", tmp_path), 0)
     groups = {group["factor"]: len(group["params"]) for group in run.optimizer.param_groups}
-    assert groups == {1.0: len(factors) - 2, 0.1: 2}
+    assert groups == {1.0: len(rates) - 2, 0.1: 2}
 
 
 def test_a_factor_scales_the_step(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models.resnet import BasicBlock
 
 from benchsuite.errors import InputError, MissingData
 from benchsuite.models import resnet, timm_backbone
 from benchsuite.models.fpn import Fpn
-from benchsuite.models.resnet import Pretrained, ResNet
+from benchsuite.models.detector import Edit
+from benchsuite.models.resnet import Features, Pretrained, ResNet
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.settings import canonical, content_key
 
@@ -99,6 +101,28 @@ def test_loads_and_freezes(settings: Pretrained, tmp_path: Path, monkeypatch: py
     assert len(trained) == 15
     assert all(".layer1." not in name for name in trained)
     assert settings.deviations() == ()
+
+
+class NormAgain(Edit):
+    """A second norm after the first one of layer1."""
+
+    def apply(self, features: Features) -> list[nn.Module]:
+        block = features.get_submodule("stages.1.0")
+        assert isinstance(block, BasicBlock)
+        added = nn.BatchNorm2d(64)
+        block.bn1 = nn.Sequential(block.bn1, added)  # type: ignore[assignment]
+        return [added]
+
+
+def test_what_an_edit_adds_is_never_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ResNet(depth=18, weights="IMAGENET1K_V1", frozen_stages=2, frozen_norms=True, edits=(NormAgain(),))
+    loaded = stand_in(settings, tmp_path, monkeypatch)
+    backbone = settings.build().train()
+    old, added = backbone.get_submodule("stages.1.0.bn1").children()
+    assert torch.equal(old.get_buffer("running_mean"), loaded["layer1.0.bn1.running_mean"])
+    assert added.training and not old.training and not backbone.eval().get_submodule("stages.1.0.bn1.1").training
+    assert all(value.requires_grad for value in added.parameters())
+    assert not any(value.requires_grad for value in old.parameters())
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,19 @@ def test_step_is_torchs_sgd(tmp_path: Path) -> None:
         torch.testing.assert_close(value, expected, msg=name)
 
 
+def test_a_module_may_go_without_weight_decay(tmp_path: Path) -> None:
+    """With no gradient left, SGD only decays: the stem by lr · decay, the head, whose factor is 0, not at all."""
+    torch.manual_seed(0)
+    model = Tiny(norm=False)
+    model.losses = lambda batch: {"nothing": 0 * (model.stem.weight.sum() + model.head.weight.sum())}  # type: ignore[method-assign]
+    model.head.decay_factor = 0.0  # type: ignore[assignment]
+    stem, head = model.stem.weight.detach().clone(), model.head.weight.detach().clone()
+    settings = solver(iterations=1, warmup_iterations=0, weight_decay=0.1)
+    train(model, Fakes(), settings, context(tmp_path), 1)
+    torch.testing.assert_close(model.stem.weight.detach(), stem * (1 - 0.05 * 0.1))
+    assert torch.equal(model.head.weight, head)
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_accumulation_keeps_the_step(tmp_path: Path, micro_batch: int) -> None:
     ends = []

@@ -1,13 +1,37 @@
 """The batch: padded tensors of one shape, moved between devices as one."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
+    """B images and whatever is learnt from them: every other field too has B rows, or is None.
+
+    images  uint8 [B, 3, H, W], RGB
+    """
+
+    images: Tensor
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same batch on `device`."""
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._held()})
+
+    def split(self, size: int) -> list[Self]:
+        """The batch in parts of `size` images, the last one as short as need be."""
+        names, held = zip(*self._held(), strict=True)
+        parts = zip(*(value.split(size) for value in held), strict=True)
+        return [replace(self, **dict(zip(names, part, strict=True))) for part in parts]
+
+    def _held(self) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in vars(self).items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Batch(ImageBatch):
     """B images padded to one size, with at most M boxes each.
 
     images    uint8 [B, 3, H, W], RGB, padding at the right and bottom (its value does not matter: models mask it)
@@ -18,17 +42,11 @@ class Batch:
     labels    int64 [B, M]     0-based class, -1 for padding
     """
 
-    images: Tensor
     sizes: Tensor
     originals: Tensor
     image_ids: Tensor
     boxes: Tensor
     labels: Tensor
-
-    def to(self, device: str | torch.device) -> "Batch":
-        """The same batch on `device`."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

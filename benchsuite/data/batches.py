@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from benchsuite.data.batch import Batch
+from benchsuite.data.batch import Batch, ImageBatch
 from benchsuite.data.cache import reader
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.transforms import Augment, Input, mixed, sample_rng, split_at_resize
 from benchsuite.errors import BenchError, InputError
 
+B = TypeVar("B", bound=ImageBatch)
 Sample = tuple[Tensor, Tensor, Tensor]  # uint8 [3, H, W], float32 [m, 4], int64 [m]
 
 
@@ -139,7 +141,7 @@ class EvalBatches(Dataset[Batch]):
         return self.samples.collate(indices, [self.samples.get(index) for index in indices])
 
 
-def loader(batches: Dataset[Batch], start: int, stop: int, workers: int = 0) -> Iterator[Batch]:
+def loader(batches: Dataset[B], start: int, stop: int, workers: int = 0) -> Iterator[B]:
     """Batches `start` to `stop - 1` in order, made ahead by `workers` processes; 0 makes them here.
 
     The global generator is left alone. A daemonic process must keep to 0: it may not start others.
@@ -150,26 +152,26 @@ def loader(batches: Dataset[Batch], start: int, stop: int, workers: int = 0) -> 
     return (_or_raise(batch) for batch in made)
 
 
-class _Told(Dataset["Batch | BenchError"]):
+class _Told(Dataset["B | BenchError"]):
     """Batches whose errors are values: raised in a loader process, they would arrive as a page of traceback."""
 
-    def __init__(self, batches: Dataset[Batch]) -> None:
+    def __init__(self, batches: Dataset[B]) -> None:
         self.batches = batches
 
-    def __getitem__(self, iteration: int) -> "Batch | BenchError":
+    def __getitem__(self, iteration: int) -> "B | BenchError":
         try:
             return self.batches[iteration]
         except BenchError as error:
             return error
 
 
-def _or_raise(batch: "Batch | BenchError") -> Batch:
+def _or_raise(batch: "B | BenchError") -> B:
     if isinstance(batch, BenchError):
         raise batch
     return batch
 
 
-def _ahead(batches: Dataset[Batch], start: int, stop: int, workers: int) -> "Iterator[Batch | BenchError]":
+def _ahead(batches: Dataset[B], start: int, stop: int, workers: int) -> "Iterator[B | BenchError]":
     return iter(
         DataLoader(
             _Told(batches),

@@ -1,29 +1,41 @@
-"""The contract between a detector and the loops that train it and let it predict."""
+"""The contracts between networks and the loops that train them and let them predict."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch, Detections, ImageBatch
 from benchsuite.data.transforms import Input
 from benchsuite.settings import Part
 
 if TYPE_CHECKING:
     from benchsuite.models.postprocess import PostProcess
+    from benchsuite.models.resnet import Features
+
+B = TypeVar("B", bound=ImageBatch)
 
 
-class Detector(nn.Module, ABC):
+class Trainable(nn.Module, ABC, Generic[B]):
+    """A network that knows its losses on batches of one kind.
+
+    A module within it may have `lr_factor` and `decay_factor`, numbers that the learning rate and the weight decay of
+    its own parameters are multiplied by, and `observe() -> dict[str, float]`, kept by the training log.
+    """
+
+    @abstractmethod
+    def losses(self, batch: B) -> dict[str, Tensor]:
+        """Scalar losses by name; their sum is minimised."""
+
+
+class Detector(Trainable[Batch]):
     """A detector for K foreground classes (background is not counted). Its `forward` maps normalised images
     [B, 3, H, W] to raw predictions: the part of the work that costs are counted on."""
 
     def anchor_count(self, images: Tensor) -> int | None:
         """How many anchors normalised images [B, 3, H, W] get, each; None for a detector without anchors."""
         return None
-
-    @abstractmethod
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar losses by name; their sum is minimised."""
 
     @abstractmethod
     def detect(self, batch: Batch, post: "PostProcess") -> Detections:
@@ -64,3 +76,17 @@ class Backbone(Part):
     @abstractmethod
     def build(self) -> nn.Module:
         """Build it, load weights, edit, freeze: in this order."""
+
+
+class Edit(Part):
+    """Slot: a change of a backbone that stands for itself, whatever the backbone is: units after blocks, other
+    convolutions. Edits come after the weights are loaded and before anything is frozen."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def apply(self, features: "Features") -> Sequence[nn.Module]:
+        """Change `features` in place. What is returned, the modules without pretrained weights, is never frozen.
+
+        InputError where the backbone has no place for it.
+        """

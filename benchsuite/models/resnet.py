@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 
 from benchsuite.errors import InputError, MissingData, nearest
-from benchsuite.models.detector import Backbone
+from benchsuite.models.detector import Backbone, Edit
 from benchsuite.settings import Json
 
 
@@ -23,24 +23,31 @@ class Pretrained(Backbone):
     frozen_stages  how many stages are frozen, from the input on: 1 the stem, 2 also the first stage of blocks, …
     frozen_norms   every BatchNorm keeps its statistics and its affine weights
     Without weights nothing random is frozen: everything trains, and `deviations` says so.
+    edits          changes of the network, in this order, after loading and before freezing
     """
 
     weights: str | None = None
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
     frozen_norms: bool = False
+    edits: tuple[Edit, ...] | None = None
 
     def deviations(self) -> tuple[str, ...]:
         """What is done otherwise than the settings say, one sentence each."""
         return () if self.weights else ("backbone from scratch: no pretrained weights, every stage and norm trains",)
 
-    def freeze(self, features: "Features", stages: Sequence[nn.Module]) -> None:
-        """Freeze what the settings name; `stages` are the layers of `features` from the input on, the stem first."""
+    def edit_and_freeze(self, features: "Features", stages: Sequence[nn.Module]) -> None:
+        """Edit, then freeze what the settings name; `stages` are the layers of `features` from the input on, the stem
+        first. What an edit added is not frozen."""
+        added = [module for edit in self.edits or () for module in edit.apply(features)]
         if self.weights is None:
             return
         norms = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
         features.frozen = [*stages[: self.frozen_stages], *(norms if self.frozen_norms else ())]
+        features.added = added
         for module in features.frozen:
             module.requires_grad_(False)
+        for module in features.added:
+            module.requires_grad_(True)
 
 
 class Features(nn.Module):
@@ -48,6 +55,7 @@ class Features(nn.Module):
 
     mean, std  of the input in 0..1, per channel, as the weights expect
     frozen     modules that stay in evaluation mode while the rest trains
+    added      modules within the frozen ones that train all the same
     """
 
     channels: tuple[int, ...]
@@ -58,12 +66,15 @@ class Features(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.frozen: Sequence[nn.Module] = ()
+        self.added: Sequence[nn.Module] = ()
 
     def train(self, mode: bool = True) -> Self:
         """As everywhere, but frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
+        for module in self.added:
+            module.train(mode)
         return self
 
 
@@ -108,14 +119,14 @@ class ResNet(Pretrained):
             cached_weights(source.url)
 
     def build(self) -> "ResNetFeatures":
-        """Build, load, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
+        """Build, load, edit, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
         network = get_model_builder(f"resnet{self.depth}")()
         source = self._source()
         if source is not None and not network.conv1.weight.is_meta:
             file = intact(cached_weights(source.url))
             network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         features = ResNetFeatures(network, self.levels)
-        self.freeze(features, list(features.stages))
+        self.edit_and_freeze(features, list(features.stages))
         return features
 
 

@@ -63,14 +63,14 @@ class Timm(Pretrained):
             cached_weights(self._url())
 
     def build(self) -> "TimmFeatures":
-        """Build, load, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
+        """Build, load, edit, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
         network = self._network()
         if self.weights is not None and not next(network.parameters()).is_meta:
             file = intact(cached_weights(self._url()))
             network = self._network(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
         source = self._source()
         features = TimmFeatures(network, source.mean, source.std)
-        self.freeze(features, features.stages())
+        self.edit_and_freeze(features, features.stages())
         return features
 
     def _network(self, **weights: Any) -> FeatureListNet:

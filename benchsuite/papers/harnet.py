@@ -236,7 +236,7 @@ class AlignedAttention(nn.Module):
 
 
 class SlowConv2d(nn.Conv2d):
-    """A 3×3 convolution that starts at 0 and learns at `lr_factor` times the learning rate (see `train.lr_factors`)."""
+    """A 3×3 convolution that starts at 0 and learns at `lr_factor` times the learning rate (see `train.factors`)."""
 
     def __init__(self, lr_factor: float, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)

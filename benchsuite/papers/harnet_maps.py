@@ -15,7 +15,6 @@ from benchsuite.models.cross_level import CrossLevelGates, LevelGates
 from benchsuite.models.detector import Detector
 from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet import AlignedAttention, SpatialGates
-from benchsuite.predict import load_weights
 
 
 class AttentionMaps(Probe):
@@ -39,8 +38,7 @@ class AttentionMaps(Probe):
         data = self.data.open()
         if self.image >= len(data):
             raise InputError(f"{data.name}: has no image {self.image}, only 0 to {len(data) - 1}; choose one of them")
-        detector = self.train.model.build(len(data.classes))
-        load_weights(detector, context.inputs["train"].path("weights.safetensors"))
+        detector = self.train.trained(len(data.classes), context.inputs["train"])
         batch = EvalBatches(data, self.input, 1, None)[self.image]
         height, width = batch.sizes[0].tolist()
         if not isinstance(detector, RetinaNetDetector):
