@@ -80,15 +80,20 @@ def _plan(
 
 @app.command("list")
 def list_recipes(as_json: Json = False) -> None:
-    """List the recipes.
+    """List the recipes, and the figures and pictures that `bench plot` draws.
 
     bench list --json | jq '.[].id'
     """
-    from benchsuite.recipe import available, load
+    from benchsuite.recipe import available, heading
+    from benchsuite.report import figures, gathered, probed
     from benchsuite.report.listing import list_form, print_list
 
-    recipes = [load(file) for file in available().values()]
-    _print_json(list_form(recipes)) if as_json else print_list(recipes)
+    recipes = [heading(file) for file in available().values()]
+    if as_json:
+        _print_json(list_form(recipes))
+    else:
+        pictures = {"detections": "Truth beside predictions on a few images."} | probed.available()
+        print_list(recipes, gathered.available(), figures.available(), pictures)
 
 
 @app.command()
@@ -212,15 +217,15 @@ def compare(
 @app.command()
 def plot(
     name: Annotated[
-        str, typer.Argument(help="A recipe id, or detections, masks, weights, offsets.", autocompletion=complete)
+        str, typer.Argument(help="A recipe id, or a figure or picture of `bench list`.", autocompletion=complete)
     ],
-    target: Annotated[str, typer.Argument(help="For all but a recipe: RECIPE/ROW.")] = "",
+    target: Annotated[str, typer.Argument(help="For a picture: RECIPE/ROW.")] = "",
     tier: Annotated[str, typer.Option("--tier", "-t", help="Results of this tier only; for detections: smoke.")] = "",
     seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
-    figure: Annotated[str, typer.Option(help="ablation, bars, differences, ladder, sizes: not the default.")] = "",
+    figure: Annotated[str, typer.Option(help="Another figure of the recipe than its default; see `bench list`.")] = "",
     images: Annotated[int, typer.Option(help="For detections: how many pictures.", min=1)] = 6,
-    image: Annotated[int, typer.Option(help="For masks, weights, offsets: which image of the split.", min=0)] = 0,
+    image: Annotated[int, typer.Option(help="For other pictures: which image of the split.", min=0)] = 0,
     threshold: Annotated[float, typer.Option(help="For detections: the least score shown.", min=0, max=1)] = 0.3,
     form: Annotated[Form, typer.Option("--format", help="Format of the picture.")] = "png",
 ) -> None:  # fmt: skip
@@ -231,12 +236,19 @@ def plot(
     bench plot detections har-table1/baseline --tier mini --data ~/mydata
 
     bench plot masks har-table1/sa-1-2-5-2-1 --image 3
+
+    bench list names all figures and pictures
     """
     from benchsuite.engine.store import Store
     from benchsuite.recipe import load_recipe
+    from benchsuite.report import gathered
     from benchsuite.report.draw import plot_results
+    from benchsuite.report.listing import print_things
 
-    if target or name == "detections":
+    if name in gathered.available():
+        files, missing = gathered.plot(name, out, Store(store), tier, form)
+        print_things(*missing, to_stderr=True)
+    elif target or name == "detections":
         from benchsuite.saved import plot_detections, plot_probe
 
         recipe, _, row = target.partition("/")

@@ -146,7 +146,7 @@ class Difference(Job):
 
 class Probe(Job):
     """A look at what a trained model does with image `image` of a split. Leaves `arrays.safetensors`, from which
-    `report/probes.py` draws each of `pictures`."""
+    `report/probed/` draws each of `pictures`."""
 
     pictures: ClassVar[tuple[str, ...]] = ()
 

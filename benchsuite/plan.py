@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from benchsuite.data.locate import open_folder
 from benchsuite.errors import InputError
+from benchsuite.explain import explain
 from benchsuite.job import Job
 from benchsuite.jobs import Pipeline
-from benchsuite.recipe import Claim, Recipe, Row, explain
+from benchsuite.recipe import Claim, Recipe, Row
 from benchsuite.settings import walk
 
 

@@ -1,16 +1,16 @@
 """A recipe: one published table as data. Here only its outer form; settings inside are checked when planned."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchsuite.errors import InputError, nearest
-from benchsuite.settings import Part, find, flat_errors
-from benchsuite.yamlfile import Document, Origin, parse_value, read
+from benchsuite.explain import explain
+from benchsuite.yamlfile import Document, Origin, parse_value, read, read_top
 
 TIERS = ("smoke", "mini", "paper")
 
@@ -266,50 +266,6 @@ def _known(what: str, name: str, there: Sequence[str], place: Origin) -> None:
         raise InputError(f"{place}: no {what} '{name}'; {nearest(name, there)}")
 
 
-_UNKNOWN = "Extra inputs are not permitted"
-
-
-def explain(error: ValidationError, document: Document, settings: type[BaseModel]) -> InputError:
-    """The first mistake as one line: file and line, path, what was found and what would have been accepted."""
-    # a misspelt key first: that another is missing then follows from it
-    path, message, value = min(flat_errors(error), key=lambda each: each[1] != _UNKNOWN)
-    place, dotted = document.origin(path), ".".join(str(step) for step in path)
-    if message == _UNKNOWN:
-        accepted = sorted(set(_fields_at(settings, document, path[:-1])))
-        return InputError(f"{place}: unknown key `{dotted}`; {nearest(str(path[-1]), accepted)}")
-    if message == "Field required":
-        return InputError(f"{place}: `{dotted}` is missing; add it")
-    message = message[0].lower() + message[1:]
-    return InputError(f"{place}: `{dotted}` is {_short(value)}: {message}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _fields_at(settings: type[BaseModel], document: Document, path: tuple[str | int, ...]) -> Iterator[str]:
-    """Names of the fields that the settings at `path` take, followed through parts chosen by `kind`."""
-    current, value = _chosen(settings, document.value), document.value
-    for depth, step in enumerate(path, 1):
-        value = document.at(*path[:depth]).value
-        annotation: Any = current
-        if isinstance(step, str) and current is not None:
-            annotation = current.model_fields[step].annotation if step in current.model_fields else None
-        current = _chosen(annotation, value)
-    if current is not None:
-        yield from current.model_fields
-
-
-def _chosen(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The settings class that a field's annotation and a value's `kind` come to."""
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            chosen = isinstance(value, dict) and "kind" in value and issubclass(candidate, Part)
-            return find(candidate, value["kind"]) if chosen and issubclass(candidate, Part) else candidate
-    return None
-
-
 def folder() -> Path:
     """The recipes that ship with the project: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "recipes"
@@ -319,6 +275,29 @@ def folder() -> Path:
 def available() -> dict[str, Path]:
     """Recipe files by id (the file's name); names that begin with `_` are parents, not recipes."""
     return {file.stem: file for file in sorted(folder().glob("*.yaml")) if not file.name.startswith("_")}
+
+
+class Heading(_Outer):
+    """What a recipe is about; `rows` counts them."""
+
+    id: str
+    paper: Paper
+    table: str
+    title: str
+    rows: int
+
+
+def heading(file: Path) -> Heading:
+    """The heading of a recipe, most of which stays unread: listing many long tables is quick. Errors as of `load`."""
+    names = frozenset(Heading.model_fields)
+    found, parent = read_top(file, names | {"extends"}), file
+    while names - found.keys() and (parent := parent.parent / str(found.pop("extends", ""))).is_file():
+        found = read_top(parent, names | {"extends"}) | found
+    try:
+        return Heading.model_validate({name: value for name, value in found.items() if name in names})
+    except ValidationError:
+        load(file)  # tells what is wrong, and where
+        raise
 
 
 def select(names: Sequence[str]) -> list[Recipe]:

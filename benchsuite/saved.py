@@ -13,7 +13,7 @@ from benchsuite.job import Job
 from benchsuite.jobs import Detection, probe_for
 from benchsuite.metrics.metric import Found
 from benchsuite.plan import Plan
-from benchsuite.report import probes
+from benchsuite.report import probed
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
 
@@ -45,8 +45,8 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
     outcome = run([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
     for failure in outcome.failures:
         raise InputError(failure.message)
-    arrays = probes.load(store.verified(job.key).path("arrays.safetensors"))
-    figure = probes.PICTURES[picture](arrays, f"{_title(plan, val.name, seed)}, image {image}")
+    file = store.verified(job.key).path("arrays.safetensors")
+    figure = probed.draw(picture, file, f"{_title(plan, val.name, seed)}, image {image}")
     return save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
 
 

@@ -122,15 +122,29 @@ def read(file: FilePath) -> Document:
     return parse(text, file.name)
 
 
-def parse(text: str, name: str) -> Document:
-    """Parse YAML text; `name` stands in errors."""
+def read_top(file: FilePath, keys: Container[str]) -> dict[str, Any]:
+    """The values of some keys of a YAML file's mapping, the rest not looked at; of a list only its length."""
+    node = _compose(file.read_text(encoding="utf-8"), file.name)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return {
+        key.value: len(value.value) if isinstance(value, yaml.SequenceNode) else _Builder(file.name).build(value).value
+        for key, value in pairs
+        if key.value in keys
+    }
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        return yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}; mend the line") from None
-    document = _Builder(name).build(node)
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse YAML text; `name` stands in errors."""
+    document = _Builder(name).build(_compose(text, name))
     if not isinstance(document.value, dict):
         raise InputError(f"{name}:1: a recipe is a mapping (`id: …`), found {type(document.value).__name__}")
     return document

@@ -97,7 +97,9 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     assert bench("list") == 0
     assert bench("show", "har-table1") == 0
-    assert "SA(1-2-5-2-1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "SA(1-2-5-2-1)" in printed
+    assert all(name in printed for name in ("plot masks RECIPE/ROW", "plot detections", "--figure ladder"))
 
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:

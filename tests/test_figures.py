@@ -7,7 +7,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from benchsuite.errors import InputError
-from benchsuite.report import figures
+from benchsuite.report import figures, gathered, probed
 from benchsuite.report.pictures import Boxes, Picture, detections
 from benchsuite.results import Results, load
 
@@ -25,7 +25,7 @@ def texts(figure: object) -> str:
 
 
 def test_available_lists_modules() -> None:
-    assert figures.available() == ["ablation", "bars", "differences", "har_table4", "ladder", "sizes"]
+    assert {"ablation", "bars", "differences", "har-table4", "ladder", "sizes"} <= figures.available().keys()
 
 
 def test_an_unknown_figure_offers_the_nearest(stored: Results) -> None:
@@ -104,3 +104,9 @@ def test_pictures_show_truth_beside_what_passes_the_threshold(tmp_path: Path) ->
     text = texts(figure)
     assert "dog 87" in text and "cat" not in text and "score ≥ 0.3" in text
     figure.savefig(tmp_path / "pictures.png", dpi=50)
+
+
+def test_everything_that_can_be_drawn_says_what_it_shows() -> None:
+    for folder in (figures, gathered, probed):
+        assert all(shows.endswith(".") for shows in folder.available().values()), folder.__name__
+    assert {"masks", "weights", "offsets"} <= probed.available().keys()

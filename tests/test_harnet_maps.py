@@ -19,7 +19,9 @@ from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, HarHead
 from benchsuite.papers.harnet_maps import AttentionMaps, attention_maps
-from benchsuite.report import probes
+from benchsuite.report import probed
+from benchsuite.report.probed import offsets as offsets_picture
+from benchsuite.report.probed import weights as weights_picture
 
 HEAD = SMALL["model"]["head"]
 
@@ -84,10 +86,9 @@ def test_refuses(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
         maps(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("name", probes.PICTURES)
+@pytest.mark.parametrize("name", AttentionMaps.pictures)
 def test_pictures(name: str, tmp_path: Path) -> None:
-    arrays = probes.load(maps(tmp_path))
-    figure = probes.PICTURES[name](arrays, "har-table4/resnet-50-ha, smoke")
+    figure = probed.draw(name, maps(tmp_path), "har-table4/resnet-50-ha, smoke")
     figure.savefig(tmp_path / "picture.png", dpi=50)
     heading = figure.get_suptitle()
     assert heading.startswith("har-table4/resnet-50-ha, smoke: ")
@@ -97,20 +98,21 @@ def test_pictures(name: str, tmp_path: Path) -> None:
 def test_offsets_are_drawn_in_pixels_of_the_image(tmp_path: Path) -> None:
     field = np.zeros((2, 2, 4, 9, 2), np.float32)
     field[..., 0], field[..., 1] = 0.5, -0.25
-    figure = probes.offsets({"image": np.zeros((64, 64, 3), np.uint8), "offsets_C5": field}, "t")
+    figure = offsets_picture.draw({"image": np.zeros((64, 64, 3), np.uint8), "offsets_C5": field}, "t")
     (arrows,) = (artist for artist in figure.axes[0].collections if isinstance(artist, Quiver))
     assert np.allclose(arrows.U, -8) and np.allclose(arrows.V, 16)
 
 
 def test_weights_of_separate_blocks_are_drawn_level_by_level() -> None:
     weights = np.random.default_rng(0).random((5, 8), np.float32)
-    figure = probes.weights({"weights_cls": weights, "weights_box": weights}, "t")
+    figure = weights_picture.draw({"weights_cls": weights, "weights_box": weights}, "t")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"P{level}" for level in range(3, 8)]
 
 
-@pytest.mark.parametrize("name", probes.PICTURES)
+@pytest.mark.parametrize("name", AttentionMaps.pictures)
 def test_what_is_not_there_is_said(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the run has no .* attention to draw; choose a row that has"):
-        probes.PICTURES[name]({"image": np.zeros((4, 4, 3), np.uint8)}, "t")
+        checkpoint.save(tmp_path / "arrays.safetensors", {"image": torch.zeros(4, 4, 3, dtype=torch.uint8)})
+        probed.draw(name, tmp_path / "arrays.safetensors", "t")
     with pytest.raises(InputError, match="cannot be read"):
-        probes.load(tmp_path / "absent.safetensors")
+        probed.draw(name, tmp_path / "absent.safetensors", "t")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchsuite.errors import InputError
-from benchsuite.recipe import available, load, select
+from benchsuite.recipe import available, heading, load, select
 from benchsuite.yamlfile import parse, parse_value
 
 PARENT = """
@@ -153,6 +153,22 @@ def test_globs_select_each_recipe_once() -> None:
     ids = [recipe.id for recipe in select(["har-*", "har-table1"])]
     assert len(set(ids)) == len(ids)
     assert "har-table1" in ids
+
+
+@pytest.mark.parametrize("recipe_id", available())
+def test_a_heading_is_what_the_whole_recipe_says(recipe_id: str) -> None:
+    whole = load(available()[recipe_id])
+    brief = heading(available()[recipe_id])
+    assert brief.model_dump() == {
+        "id": whole.id, "paper": whole.paper.model_dump(), "table": whole.table, "title": whole.title,
+        "rows": len(whole.rows),
+    }  # fmt: skip
+
+
+def test_a_heading_that_lacks_something_names_file_and_key(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("id: mine\ntitle: Mine\nrows: []\ncolumns: [AP]\n")
+    with pytest.raises(InputError, match=r"`(paper|table)` is missing; add it"):
+        heading(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize("recipe_id", available())
