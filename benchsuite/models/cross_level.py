@@ -4,11 +4,12 @@ CVPR 2018) across them or, beside it, of each level alone. HAR-Net (arXiv 1904.1
 Shapes: B images, C channels, S positions of all levels together, levels [B, C, H_l, W_l].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm
+from torch.autograd.function import once_differentiable
 
 
 class CrossLevelGroupNorm(nn.Module):
@@ -33,31 +34,93 @@ def cross_level_group_norm(
 
     weight, bias [C] are shared by the levels. Without `centred` μ is 0 and v the mean square ("L2" normalisation).
     """
-    if centred:
-        return _flat(levels, lambda x: group_norm(x, groups, weight, bias, eps))
-    return _flat(levels, lambda x: _rms_norm(x, groups, weight, bias, eps))
+    return list(_CrossLevelNorm.apply(groups, eps, centred, weight, bias, *levels))
 
 
-def _flat(levels: Sequence[Tensor], norm: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Apply `norm` to the levels' positions laid side by side, [B, C, 1, S], and take them apart again.
+class _CrossLevelNorm(torch.autograd.Function):
+    """Moments of each channel of each level first, then one multiplication and addition of each level where it is: to
+    lay the levels side by side for one `group_norm` would copy them, which costs as much as half a normalisation."""
 
-    Both in the levels' own memory format: changing it costs several times the normalisation.
-    """
-    sizes = [level.shape[-2:].numel() for level in levels]
-    if levels[0].is_contiguous(memory_format=torch.channels_last):
-        rows = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
-        normed = norm(rows.unsqueeze(1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).squeeze(1)
-        parts = zip(normed.split_with_sizes(sizes, dim=1), levels, strict=True)
-        return [part.view(level.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2) for part, level in parts]
-    columns = torch.cat([level.flatten(2) for level in levels], dim=2)
-    parts = zip(norm(columns.unsqueeze(2)).squeeze(2).split_with_sizes(sizes, dim=2), levels, strict=True)
-    return [part.view_as(level) for part, level in parts]
+    @staticmethod
+    def forward(
+        ctx: Any, groups: int, eps: float, centred: bool, weight: Tensor, bias: Tensor, *levels: Tensor
+    ) -> tuple[Tensor, ...]:
+        means, variances = _moments(levels)  # [L, B, C]
+        sizes = [level.shape[-2:].numel() for level in levels]
+        share = means.new_tensor([size / sum(sizes) for size in sizes]).view(-1, 1, 1)
+        mean = _grouped((share * means).sum(0), groups) if centred else torch.zeros_like(means[0])  # [B, C]
+        variance = _grouped((share * (variances + (means - mean).square())).sum(0), groups)
+        inverse = (variance + eps).rsqrt()
+        scale = inverse * weight
+        shift = torch.addcmul(bias, mean, scale, value=-1)
+        ctx.groups, ctx.centred, ctx.positions = groups, centred, sum(sizes)
+        ctx.save_for_backward(weight, mean, inverse, *levels)
+        return tuple(_affine(level, scale, shift) for level in levels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        weight, mean, inverse, *levels = ctx.saved_tensors
+        products, totals = _sums(slopes, levels, mean, inverse)  # Σ g x̂ and Σ g over all levels, [B, C]
+        # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
+        along = _grouped(weight * products, ctx.groups) / ctx.positions
+        flat = _grouped(weight * totals, ctx.groups) / ctx.positions if ctx.centred else torch.zeros_like(along)
+        by_slope, by_input = weight * inverse, -along * inverse.square()
+        constant = -flat * inverse - mean * by_input
+        gradients = [
+            _affine(level, by_input, constant, slope, by_slope) for slope, level in zip(slopes, levels, strict=True)
+        ]
+        return None, None, None, products.sum(0), totals.sum(0), *gradients
 
 
-def _rms_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    squares = x.float().reshape(len(x), groups, -1).square().mean(dim=2)
-    scale = (squares + eps).rsqrt().repeat_interleave(x.shape[1] // groups, dim=1) * weight
-    return x * scale[:, :, None, None] + bias[:, None, None]
+def _moments(levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of each image of each level, [L, B, C] both, at least float32."""
+    if levels[0].is_meta:  # where costs are counted; it has no such kernel
+        means = torch.stack([level.mean((2, 3)) for level in levels])
+        return means, means
+    found = [torch.batch_norm_update_stats(image, None, None, 0.0) for level in levels for image in level.split(1)]
+    means, variances = (torch.stack(part).unflatten(0, (len(levels), -1)) for part in zip(*found, strict=True))
+    precise = torch.promote_types(levels[0].dtype, torch.float32)
+    return means.to(precise), variances.to(precise)
+
+
+def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g x̂ and Σ g over all positions, [B, C] both: what batch normalisation's backward adds up for its own weight
+    and bias, here with the group's statistics."""
+    ones = torch.ones_like(mean[0])
+    found = [
+        torch.ops.aten.native_batch_norm_backward(g, x, ones, None, None, m, i, True, 0.0, [False, True, True])[1:]
+        for slope, level in zip(slopes, levels, strict=True)
+        for g, x, m, i in zip(slope.split(1), level.split(1), mean, inverse, strict=True)
+    ]
+    products, totals = (torch.stack(part).unflatten(0, (len(levels), -1)) for part in zip(*found, strict=True))
+    return products.sum(0, dtype=mean.dtype), totals.sum(0, dtype=mean.dtype)
+
+
+def _grouped(values: Tensor, groups: int) -> Tensor:
+    """[B, C], each value replaced by its group's mean."""
+    return values.unflatten(1, (groups, -1)).mean(2, keepdim=True).expand(-1, -1, values.shape[1] // groups).flatten(1)
+
+
+def _affine(
+    level: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, its_scale: Tensor | None = None
+) -> Tensor:
+    """level · scale + shift, and + other · its_scale, where level and other are [B, C, H, W] and the rest is [B, C];
+    in the level's own precision and memory format."""
+    last = level.is_contiguous(memory_format=torch.channels_last)
+
+    def positions(map_: Tensor) -> Tensor:
+        # three dimensions, for torch's loop over four is far slower
+        return map_.permute(0, 2, 3, 1).flatten(1, 2) if last else map_.flatten(2)
+
+    def factors(values: Tensor) -> Tensor:
+        return values.to(level.dtype).unsqueeze(1 if last else 2)
+
+    moved = torch.addcmul(factors(shift), positions(level), factors(scale))
+    if other is not None and its_scale is not None:
+        moved.addcmul_(positions(other), factors(its_scale))
+    height, width = level.shape[2:]
+    return moved.unflatten(1, (height, width)).permute(0, 3, 1, 2) if last else moved.unflatten(2, (height, width))
 
 
 class LevelGates(nn.Module):
