@@ -67,11 +67,13 @@ class Context:
 class Job(Part):
     """A piece of work. Fields that are jobs are its inputs and enter the key by their own keys; equal keys run once.
 
-    A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings.
+    A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings. `product` is a file
+    of the artifact that is made for the user, who is told where it lies.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
     device_bound: ClassVar[bool] = False
+    product: ClassVar[str] = ""
 
     @property
     def inputs(self) -> dict[str, "Job"]:

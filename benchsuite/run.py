@@ -1,7 +1,7 @@
 """Run a plan and write what came of it: results file, table, plot."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a run: results and their files by recipe, and what failed."""
+    """What came of a run: results and their files by recipe, what failed, and the files that jobs made for the user,
+    by what they are."""
 
     results: Mapping[str, Results]
     files: Mapping[str, list[Path]]
     outcome: Outcome
+    products: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -47,6 +49,7 @@ class Ran:
         """JSON of `bench run`."""
         return {
             "files": {recipe: [file.as_posix() for file in files] for recipe, files in self.files.items()},
+            "products": {name: file.as_posix() for name, file in self.products.items()},
             "failed": [result.message for result in self.outcome.failures],
             "results": {each: self.results[each].model_dump(mode="json", by_alias=True) for each in self.results},
         }
@@ -61,6 +64,8 @@ class Ran:
         render(compare(list(self.results.values())))
         for files in self.files.values():
             print_things("written: " + ", ".join(file.as_posix() for file in files))
+        for name, file in self.products.items():
+            print_things(f"{name}: {file.as_posix()}")
         for result in self.outcome.failures:
             print_things(marked("red", "failed", result.message))
         ids = " ".join(self.results)
@@ -94,7 +99,8 @@ def run_plan(
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
     name = options.name or plan.data_name
     files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
-    return Ran(results, files, outcome)
+    made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
+    return Ran(results, files, outcome, {name: file for name, file in made.items() if file.is_file()})
 
 
 def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:

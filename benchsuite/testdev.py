@@ -4,6 +4,7 @@ the numbers on the split whose truth is here.
 
 import json
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Submit(Job):
 
     The file goes up as detections_test-dev2017_NAME_results.zip; no number of it can be told here.
     """
+
+    product: ClassVar[str] = "detections.json"
 
     predict: Predict
 

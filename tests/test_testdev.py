@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchsuite import testdev
+from benchsuite import run, testdev
 from benchsuite.data import testdev as testdev_data
 from benchsuite.data.coco import CLASSES
+from benchsuite.engine.schedule import Outcome
+from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, MissingData
 from benchsuite.job import Artifact, Context
 from benchsuite.jobs import Pipeline
@@ -158,3 +160,22 @@ def test_table_5_quotes_twenty_rows_and_trains_nothing_of_its_own(recipe: Recipe
     submitted = [job for job in make_plan([recipe], "paper").jobs.values() if isinstance(job, testdev.Submit)]
     assert {job.predict.data.name for job in submitted} == {"coco test-dev2017"} and len(submitted) == 4
     assert all(not set(row.published) & set(recipe.column_ids[6:]) for row in quoted)
+
+
+def test_a_run_tells_where_the_submission_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, plan = Store(tmp_path / "runs"), make_plan(select(["har-table5"]), "smoke", rows=["resnet-101-ha"])
+    (submit,) = (job for job in plan.jobs.values() if isinstance(job, testdev.Submit))
+
+    def run_jobs(*given: object, **options: object) -> Outcome:
+        store.folder(submit.key).mkdir(parents=True)
+        (store.folder(submit.key) / "detections.json").write_text("[]")
+        return Outcome({})
+
+    monkeypatch.setattr(run, "run_jobs", run_jobs)
+    ran = run.run_plan(plan, store, run.RunOptions(out=tmp_path))
+    (told,) = ran.form()["products"].items()
+    assert told == (plan.names[submit.key], (store.folder(submit.key) / "detections.json").as_posix())
+    ran.show()
+    assert submit.key in capsys.readouterr().out
