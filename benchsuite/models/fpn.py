@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017) with RetinaNet's two coarse levels."""
+"""Feature pyramids (Lin et al. 2017) with the coarse levels of RetinaNet or of Faster R-CNN."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from benchsuite.settings import Part
 
@@ -37,22 +37,35 @@ class Fpn(Neck):
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> "Pyramid":
         """Build it for C3–C5 or any other maps of which each is half the one before."""
-        return Pyramid(channels, strides, self.channels)
+        coarse = LastLevelP6P7(channels[-1], self.channels)
+        coarse.use_P5 = False  # torchvision would tap P5 wherever C5 happens to have as many channels
+        return Pyramid(channels, (*strides, 2 * strides[-1], 4 * strides[-1]), self.channels, coarse)
+
+
+class PooledFpn(Neck):
+    """P2–P6 from C2–C5, the pyramid of Faster R-CNN (Lin et al., sec. 4.1): as `Fpn`, but P6 is every other cell of
+    P5."""
+
+    channels: PositiveInt = 256
+
+    def build(self, channels: Sequence[int], strides: Sequence[int]) -> "Pyramid":
+        """Build it for C2–C5 or any other maps of which each is half the one before."""
+        return Pyramid(channels, (*strides, 2 * strides[-1]), self.channels, LastLevelMaxPool())
 
 
 class Pyramid(Levels):
-    """Two levels more than the backbone has maps."""
+    """A level for each of the backbone's maps, and the coarser ones that `coarse` adds."""
 
-    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], channels: int) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], strides: Sequence[int], channels: int, coarse: ExtraFPNBlock
+    ) -> None:
         super().__init__()
-        coarse = LastLevelP6P7(in_channels[-1], channels)
-        coarse.use_P5 = False  # torchvision would tap P5 wherever C5 happens to have as many channels
         # choice: torchvision's initial weights, kaiming_uniform(a=1), which are Detectron's XavierFill. With
         # N(0, 0.01²), which the head has, the pyramid would fade and learn slowly from scratch.
         self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=coarse)
         self.channels = channels
-        self.strides = (*strides, 2 * strides[-1], 4 * strides[-1])
+        self.strides = tuple(strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """[B, C_l, H_l, W_l] of falling resolution to [B, channels, H_l, W_l], two coarser ones added."""
+        """[B, C_l, H_l, W_l] of falling resolution to [B, channels, H_l, W_l], coarser ones added."""
         return list(self.fpn({str(stride): level for stride, level in zip(self.strides, maps, strict=False)}).values())

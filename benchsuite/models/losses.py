@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import smooth_l1_loss, softplus
@@ -28,9 +28,9 @@ class FocalLoss(Settings):
 
 
 class SmoothL1(Settings):
-    """x² / 2β for |x| < β, else |x| - β/2 (Fast R-CNN, eq. 3; β as in Detectron)."""
+    """x² / 2β for |x| < β, else |x| - β/2 (Fast R-CNN, eq. 3; β as in Detectron); |x| where β is 0."""
 
-    beta: PositiveFloat = 0.11
+    beta: NonNegativeFloat = 0.11
 
     def sum(self, offsets: Tensor, targets: Tensor) -> Tensor:
         """Summed over offsets [P, 4] and their targets [P, 4], scalar."""

@@ -24,6 +24,7 @@ from benchsuite.models.detector import Backbone, Detector, Model
 from benchsuite.models.fpn import Fpn, Neck
 from benchsuite.models.losses import FocalLoss, SmoothL1
 from benchsuite.models.matcher import Matcher
+from benchsuite.models.normalise import Normalise
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.resnet import ResNet
 from benchsuite.settings import Part
@@ -132,12 +133,10 @@ class RetinaNet(Model):
 class RetinaNetDetector(Detector):
     """Built from `RetinaNet` for K = `num_classes` classes."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, settings: RetinaNet, num_classes: int) -> None:
         super().__init__()
         backbone: Any = settings.backbone.build()
+        self.normalised = Normalise(backbone.mean, backbone.std)
         self.backbone = backbone
         self.neck = settings.neck.build(backbone.channels, backbone.strides)
         self.head = settings.head.build(self.neck.channels, self.neck.strides, settings.anchors.per_cell, num_classes)
@@ -145,9 +144,6 @@ class RetinaNetDetector(Detector):
         self.matcher = settings.matcher
         self.classification = settings.classification
         self.box_loss = settings.bbox_regression
-        mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Focal loss and box loss, each divided by the foreground anchors of the batch, in float32."""
@@ -197,14 +193,6 @@ class RetinaNetDetector(Detector):
         anchors = self.anchors.grid(maps, self.neck.strides, cls_logits.device)
         cells = [height * width * self.anchors.per_cell for height, width in maps]
         return cls_logits.float(), bbox_regression.float(), anchors, cells
-
-    def normalised(self, batch: Batch) -> Tensor:
-        """Images with mean 0 and variance 1 as the backbone expects them, 0 in the padding."""
-        height, width = batch.images.shape[-2:]
-        rows = torch.arange(height, device=batch.images.device) < batch.sizes[:, :1]
-        columns = torch.arange(width, device=batch.images.device) < batch.sizes[:, 1:]
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        return torch.addcmul(self.shift, batch.images, self.scale) * inside
 
 
 def candidates(

@@ -1,0 +1,253 @@
+"""Faster R-CNN: Ren, He, Girshick, Sun, NIPS 2015, arXiv 1506.01497; on a feature pyramid (Lin et al., CVPR 2017,
+arXiv 1612.03144) or with the residual network's last stage as its head (C4: He et al., CVPR 2016, arXiv 1512.03385).
+
+    Faster R-CNN, sec. 3.1      Rpn            (rcnn_parts)
+    Fast R-CNN, sec. 2          Roi            (rcnn_parts)
+    FPN, sec. 4.1, 4.2          FasterRcnn     two-layer head on P2–P5; proposals from P6 too
+    ResNet, appendix A          FasterRcnnC4   proposals from C4; stage 5 is the head of every RoI
+
+Shapes: B images, N anchors of all levels together, A anchors in a cell, K classes (in predictions, 0 is the
+background), R RoIs of all images together, C channels, S side of a pooled RoI.
+
+Protocol for modules of a C4 head (`backbone.stages[4]`, also after edits): a submodule with an attribute
+`rois_per_image` (initially None) gets there, before every pass, a list of ints: how many of the pass's samples
+[R, C, H, W] belong to each image, in order; their sum is R. A count may be 0, and R too. Elsewhere in the backbone the
+attribute stays None: there, samples are images.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+
+from benchsuite.data.batch import Batch, Detections
+from benchsuite.errors import InputError
+from benchsuite.models.anchors import PyramidAnchors
+from benchsuite.models.boxes import clip
+from benchsuite.models.detector import Backbone, Detector, Model
+from benchsuite.models.fpn import Neck, PooledFpn
+from benchsuite.models.losses import SmoothL1
+from benchsuite.models.normalise import Normalise
+from benchsuite.models.postprocess import PostProcess, select
+from benchsuite.models.rcnn_parts import SMALLEST, ProposalNetwork, Proposals, Roi, RoiHeads, Rpn
+from benchsuite.models.resnet import Features, ResNet, ResNetFeatures
+
+
+class FasterRcnn(Model):
+    """On a pyramid: RoIs are pooled from the levels of the backbone's maps (P2–P5), each by its size, and seen by two
+    layers of `hidden` units; what the neck adds (P6) serves proposals alone. Defaults: torchvision's."""
+
+    backbone: Backbone = ResNet(levels=(2, 3, 4, 5))
+    neck: Neck = PooledFpn()
+    rpn: Rpn = Rpn()
+    roi: Roi = Roi()
+    hidden: PositiveInt = 1024
+
+    def build(self, num_classes: int) -> "FpnDetector":
+        """Build it on torch's default device, weights drawn from the global generator. InputError where the neck's
+        levels do not halve."""
+        return FpnDetector(self, num_classes)
+
+
+class C4Rpn(Rpn):
+    """Proposals from C4 alone: anchors of sides 32 to 512 in every cell, more of them kept (Detectron)."""
+
+    anchors: PyramidAnchors = PyramidAnchors(scales=(2.0, 4.0, 8.0, 16.0, 32.0), base=1.0)
+    train: Proposals = Proposals(before_nms=12_000, after_nms=2000)
+    test: Proposals = Proposals(before_nms=6000, after_nms=1000)
+
+
+class C4Roi(Roi):
+    """RoIs for a residual stage, which halves them; box loss of Fast R-CNN (Detectron)."""
+
+    size: PositiveInt = 14
+    sampling: NonNegativeInt = 0
+    bbox_regression: SmoothL1 = SmoothL1(beta=1.0)
+
+
+class FasterRcnnC4(Model):
+    """On C4: stage 5 of the ResNet, its edits and pretrained weights included, sees every RoI; the mean over its cells
+    is classified. Defaults: Detectron's."""
+
+    backbone: ResNet = ResNet(levels=(4, 5))
+    rpn: C4Rpn = C4Rpn()
+    roi: C4Roi = C4Roi()
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.backbone.levels != (4, 5):
+            found = list(self.backbone.levels)
+            raise ValueError(f"backbone.levels {found}: C4 gives proposals, stage 5 is the head; write [4, 5]")
+        return self
+
+    def build(self, num_classes: int) -> "C4Detector":
+        """Build it on torch's default device, weights drawn from the global generator."""
+        return C4Detector(self, num_classes)
+
+
+class TwoStageDetector(Detector):
+    """What both share. The mode decides, as in torchvision: `losses` in training mode, `detect` in evaluation mode."""
+
+    rpn: ProposalNetwork
+    roi_heads: RoiHeads
+
+    def __init__(self, settings: FasterRcnn | FasterRcnnC4, features: Features) -> None:
+        super().__init__()
+        self.normalised = Normalise(features.mean, features.std)
+        self.backbone = features
+        self.settings = settings
+
+    @abstractmethod
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Maps [B, C, H_l, W_l] of normalised images [B, 3, H, W], those that RoIs are pooled from first."""
+
+    @abstractmethod
+    def head(self, pooled: Tensor, counts: list[int]) -> Tensor:
+        """What is classified, [R, F], of pooled RoIs [R, C, S, S], of which each image has `counts`."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Of anchors and RoIs drawn from torch's global generator, each over their number, in float32."""
+        real = batch.labels >= 0
+        targets = [
+            {"boxes": boxes[mask], "labels": labels[mask] + 1}
+            for boxes, labels, mask in zip(batch.boxes, batch.labels, real, strict=True)
+        ]
+        levels, proposals, first = self._propose(batch, targets)
+        proposals, matches, labels, offsets = self.roi_heads.select_training_samples(proposals, targets)
+        classification, bbox_regression = self.roi_heads.losses(*self._classify(levels, proposals), labels, offsets)
+        return {
+            "objectness": first["loss_objectness"],
+            "proposal_regression": first["loss_rpn_box_reg"],
+            "classification": classification,
+            "bbox_regression": bbox_regression,
+            **self.further_losses(batch, levels, proposals, matches, labels),
+        }
+
+    def further_losses(
+        self,
+        batch: Batch,
+        levels: list[Tensor],
+        proposals: list[Tensor],
+        matches: list[Tensor],
+        labels: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Losses of what a detector finds beside boxes. Of each image: the drawn proposals [R_i, 4], which of its real
+        boxes each matches [R_i] (0 where it has none), and its class [R_i], 0 for the background."""
+        return {}
+
+    def finished(self, levels: list[Tensor], found: Detections) -> Detections:
+        """The detections with what a detector finds beside boxes."""
+        return found
+
+    def detect(self, batch: Batch, post: PostProcess) -> Detections:
+        """The best detections of every image; every (proposal, class) pair is a candidate: `post.candidates`, of dense
+        detectors, does not count."""
+        levels, proposals, _ = self._propose(batch)
+        logits, deltas = self._classify(levels, proposals)
+        counts = [len(each) for each in proposals]
+        # padded to [B, P, K] and [B, P, K, 4], P proposals an image, with scores that are above no threshold
+        each = logits.softmax(1)[:, 1:], self.roi_heads.decode(deltas, proposals)
+        scores, boxes = (pad_sequence(list(rows.split_with_sizes(counts)), batch_first=True) for rows in each)
+        boxes = clip(boxes.flatten(1, 2), batch.sizes)
+        labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
+        sides = (boxes[..., 2:] - boxes[..., :2]).amin(2)
+        found = select(boxes, scores.flatten(1), labels.masked_fill(sides < SMALLEST, -1), post)
+        return self.finished(levels, found)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Objectness [B, A, H_l, W_l] and offsets [B, 4 A, H_l, W_l] of each level, logits [R, K + 1] and offsets
+        [R, 4 (K + 1)] of RoIs, for normalised images [B, 3, H, W].
+
+        The costs of an image with as many proposals as a test allows (`rpn.test.after_nms`). Which boxes they are is
+        known from real images only, and the same for costs: pooled RoIs are zeros here.
+        """
+        levels = self.levels(images)
+        objectness, offsets = self.rpn.head(levels)
+        count, size = self.settings.rpn.test.after_nms, self.settings.roi.size
+        pooled = levels[0].new_zeros(len(images) * count, levels[0].shape[1], size, size)
+        logits, deltas = self.roi_heads.box_predictor(self.head(pooled, [count] * len(images)))
+        return objectness, offsets, logits, deltas
+
+    def anchor_count(self, images: Tensor) -> int:
+        """N for normalised images."""
+        cells = sum(level.shape[-2] * level.shape[-1] for level in self.levels(images))
+        return cells * self.settings.rpn.anchors.per_cell
+
+    def _propose(
+        self, batch: Batch, targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        """The levels, the proposals [P_i, 4] of each image, and the losses of the first stage."""
+        images = self.normalised(batch)
+        levels = self.levels(images)
+        sizes = [(height, width) for height, width in batch.sizes.tolist()]
+        proposals, losses = self.rpn(ImageList(images, sizes), dict(enumerate(levels)), targets)
+        return levels, proposals, losses
+
+    def _classify(self, levels: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits [R, K + 1] and deltas [R, 4 (K + 1)] of proposals [R_i, 4] of each image, in float32."""
+        align = self.roi_heads.box_roi_pool
+        pooled = align(levels[: len(align.strides)], proposals)
+        logits, deltas = self.roi_heads.box_predictor(self.head(pooled, [len(each) for each in proposals]))
+        return logits.float(), deltas.float()
+
+
+class FpnDetector(TwoStageDetector):
+    """Built from `FasterRcnn` for K = `num_classes` classes."""
+
+    def __init__(self, settings: FasterRcnn, num_classes: int) -> None:
+        features: Any = settings.backbone.build()
+        super().__init__(settings, features)
+        self.neck = settings.neck.build(features.channels, features.strides)
+        strides = self.neck.strides
+        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+            raise InputError(f"model: levels at strides {list(strides)}; RoIs need each twice the one before")
+        channels = self.neck.channels
+        self.rpn = settings.rpn.build(channels, strides)
+        head = TwoMLPHead(channels * settings.roi.size**2, settings.hidden)
+        self.roi_heads = settings.roi.build(strides[: len(features.strides)], head, settings.hidden, num_classes)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """P2–P6."""
+        levels: list[Tensor] = self.neck(self.backbone(images))
+        return levels
+
+    def head(self, pooled: Tensor, counts: list[int]) -> Tensor:
+        """Two fully connected layers."""
+        features: Tensor = self.roi_heads.box_head(pooled)
+        return features
+
+
+class C4Detector(TwoStageDetector):
+    """Built from `FasterRcnnC4` for K = `num_classes` classes."""
+
+    backbone: ResNetFeatures
+
+    def __init__(self, settings: FasterRcnnC4, num_classes: int) -> None:
+        features = settings.backbone.build()
+        super().__init__(settings, features)
+        (channels, width), (stride, _) = features.channels, features.strides
+        self.rpn = settings.rpn.build(channels, (stride,))
+        self.roi_heads = settings.roi.build((stride,), None, width, num_classes)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """C4."""
+        *trunk, _ = self.backbone.stages
+        for stage in trunk:
+            images = stage(images)
+        return [images]
+
+    def head(self, pooled: Tensor, counts: list[int]) -> Tensor:
+        """Stage 5, which stays the backbone's, and the mean over its cells."""
+        stage: Any = self.backbone.stages[-1]
+        for module in stage.modules():
+            if hasattr(module, "rois_per_image"):
+                module.rois_per_image = counts
+        features: Tensor = stage(pooled)
+        return features.mean((2, 3))
