@@ -3,17 +3,21 @@
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from benchsuite.data.batches import Batches, EvalBatches
-from benchsuite.data.dataset import DetectionData
+from benchsuite.data.classification import ClassificationSplits
+from benchsuite.data.dataset import DetectionData, no_masks
+from benchsuite.data.locate import open_folder
 from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
-from benchsuite.errors import InputError, nearest
+from benchsuite.errors import InputError, MissingData, nearest
 from benchsuite.job import Artifact, Context, Job
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
@@ -51,7 +55,9 @@ class Train(Job):
         torch.manual_seed(self.seed)
         detector = self.build(len(data.classes), context)
         solver = self.solver
-        batches = Batches(data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache)
+        batches = Batches(
+            data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache, self.model.masks
+        )
         start = 0
         if self.start is not None:
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
@@ -193,6 +199,13 @@ class Time(Job):
         time_detector(detector, self.input.frame, self.post, self.timing, context)
 
 
+def require_masks(data: DetectionData) -> None:
+    """InputError where a split is here and has no masks."""
+    with suppress(MissingData):
+        if not data.has_masks():
+            raise no_masks(data.name)
+
+
 class Splits(Settings):
     """The two splits a table needs, each cut to a number of images where a limit is given."""
 
@@ -213,7 +226,15 @@ class Pipeline(Part):
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
 
-    data: Splits
+    data: Splits | ClassificationSplits
+
+    @classmethod
+    def splits_of(cls, folder: Path) -> Mapping[str, Settings]:
+        """What takes the place of `data.train` and `data.val` under `--data FOLDER`, here a detection dataset.
+
+        InputError naming what is missing.
+        """
+        return dict(zip(("train", "val"), open_folder(folder), strict=True))
 
     @property
     @abstractmethod
@@ -232,10 +253,15 @@ class Pipeline(Part):
     def inspect(self) -> dict[str, Json]:
         """What the model costs, told without training: parameters, macs, input, anchors."""
 
+    def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
+        """The same where it hangs on what some job left; others do not look at it."""
+        return self.inspect()
+
 
 class Detection(Pipeline):
     """Train → Predict → Score, and Time where it is asked for."""
 
+    data: Splits
     input: Input
     augment: tuple[Augment, ...] = ()
     model: Model
@@ -267,8 +293,10 @@ class Detection(Pipeline):
         return Predict(train=fit, data=data, input=self.seen, post=self.post, batch=batch, testing=self.testing)
 
     def fit(self, seed: int) -> Train:
-        """The training of one seed."""
+        """The training of one seed; InputError for a model of masks where there are none."""
         data = self.data.cut("train")
+        if self.model.masks:
+            require_masks(data)
         return Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
 
     @property
@@ -277,8 +305,15 @@ class Detection(Pipeline):
         return self.input if self.testing is None else self.testing.input
 
     def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The score, and the latency where `timing` is set."""
+        """The score, and the latency where `timing` is set. InputError for a metric of masks where there are none."""
         seen = self.predict(seed)
+        if self.metric.masks:
+            require_masks(seen.data)
+            if not self.model.masks:
+                raise InputError(
+                    f"metric: {self.metric.kind()} scores masks, and {self.model.kind()} finds boxes only; choose "
+                    "another metric or model"
+                )
         last: dict[str, Job] = {"score": Score(predict=seen, metric=self.metric)}
         if self.timing is not None:
             last["time"] = Time(

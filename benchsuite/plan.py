@@ -1,20 +1,19 @@
 """Recipes × rows × seeds, resolved into unique jobs in dependency order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from benchsuite.data.locate import open_folder
 from benchsuite.errors import InputError
 from benchsuite.explain import explain
 from benchsuite.job import Job
 from benchsuite.jobs import Pipeline
 from benchsuite.recipe import Claim, Recipe, Row
-from benchsuite.settings import walk
+from benchsuite.settings import find, walk
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,14 @@ def make_plan(
     InputError names file, line and key of what does not fit; two rows of a recipe that come out equal are an error
     unless the recipe says `same_as`.
     """
-    splits = None if data is None else dict(zip(("train", "val"), open_folder(data), strict=True))
+    look = None if data is None else _looking_into(data, overrides)
     planned: list[PlannedRow] = []
     for recipe in recipes:
         chosen = [row for row in recipe.rows if row.role == "run" and (not rows or row.id in rows)]
-        planned += [resolve(recipe, row, tier, seeds or recipe.seeds_of(tier), splits, overrides) for row in chosen]
+        planned += [
+            resolve(recipe, row, tier, seeds or recipe.seeds_of(tier), look and look(recipe, row, tier), overrides)
+            for row in chosen
+        ]
         _refuse_equal_rows([each for each in planned if each.recipe is recipe])
     for name in rows:
         if not any(each.row.id == name for each in planned):
@@ -122,6 +124,22 @@ def make_plan(
             raise InputError(f"--rows {name}: is quoted from elsewhere, there is nothing to run; leave it out")
     name = "" if data is None else data.resolve().name
     return Plan(tier, tuple(planned), tuple(overrides), name)
+
+
+def _looking_into(folder: Path, overrides: Sequence[str]) -> Callable[[Recipe, Row, str], Mapping[str, Any] | None]:
+    """What a folder puts in the place of a row's data, which is for the row's kind of pipeline to say."""
+    opened = cache(lambda pipeline: pipeline.splits_of(folder))
+
+    def look(recipe: Recipe, row: Row, tier: str) -> Mapping[str, Any] | None:
+        try:
+            kind = recipe.compose(row, tier, None, overrides).value.get("kind")
+            pipeline = find(Pipeline, kind)  # type: ignore[type-abstract]  # looked up, not made
+        except ValueError:
+            return None  # resolving the row says what is wrong with its kind, and where it is written
+        splits: Mapping[str, Any] = opened(pipeline)
+        return splits
+
+    return look
 
 
 def resolve(

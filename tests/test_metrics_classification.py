@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchsuite.errors import BenchError
-from benchsuite.metrics.classification import top_k
+from benchsuite.metrics.classification import paired_images, ranks, top_k
 
 
 def test_by_hand():
@@ -37,3 +37,23 @@ def test_equals_a_stable_sort(seed):
 def test_bad_input(scores, ks, message):
     with pytest.raises(BenchError, match=message):
         top_k(scores, np.zeros(len(scores), np.int64), ks)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32))
+def test_paired_difference_is_a_bootstrap_over_images(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 6, 40)
+    sides = [rng.random((40, 6)) + good * np.eye(6)[labels] for good in (0.3, 0.6)]
+    first, second = (ranks(scores, labels) for scores in sides)
+    found = paired_images(first, second, 2, draws=4000)
+    accuracies = [top_k(scores, labels, (2,))["top2"] for scores in sides]
+    assert found.difference == pytest.approx(accuracies[1] - accuracies[0])
+    naive = []
+    for _ in range(1000):
+        drawn = rng.integers(0, 40, 40)
+        naive.append(100 * (np.mean(second[drawn] < 2) - np.mean(first[drawn] < 2)))
+    low, high = np.quantile(naive, (0.025, 0.975))
+    assert found.low == pytest.approx(low, abs=5.1) and found.high == pytest.approx(high, abs=5.1)
+    none = paired_images(first, first, 2)
+    assert (none.low, none.high, none.difference) == (0, 0, 0)

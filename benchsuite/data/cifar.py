@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,19 @@ ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 class Cifar100(ClassificationData):
     """A split of CIFAR-100 with its fine classes: uint8 [N, 32, 32, 3]."""
 
+    usual_classes: ClassVar[int | None] = 100
     split: Literal["train", "test"]
     folder: Path | None = Field(None, exclude=True)
 
     @property
     def name(self) -> str:
-        """`cifar100` and the split."""
-        return f"cifar100 {self.split}"
+        """`cifar100`, or the folder's name where one is given, and the split."""
+        return f"{self.folder.resolve().name if self.folder is not None else 'cifar100'} {self.split}"
+
+    def classes(self) -> tuple[str, ...]:
+        """The fine classes as `meta` lists them."""
+        file = self._found() / "meta"
+        return tuple(str(name) for name in _field(load(file), "fine_label_names", list, file))
 
     def fingerprint(self) -> str:
         """Hash of the split's file and of `meta`."""
@@ -42,15 +48,14 @@ class Cifar100(ClassificationData):
     def open(self) -> ClassificationSet:
         """Read the split into memory."""
         folder = self._found()
-        classes = _field(load(folder / "meta"), "fine_label_names", list, folder / "meta")
+        classes = self.classes()
         content = load(folder / self.split)
         pixels = _field(content, "data", np.ndarray, folder / self.split)
         labels = np.array(_field(content, "fine_labels", list, folder / self.split))
         _check(folder / self.split, pixels, labels, len(classes))
         # Rows are the red, then the green, then the blue plane.
         images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        names = tuple(str(name) for name in classes)
-        return ClassificationSet(self.name, names, images, labels.astype(np.int64), self.fingerprint())
+        return ClassificationSet(self.name, classes, images, labels.astype(np.int64), self.fingerprint())
 
     def _found(self) -> Path:
         folders = [folder for root in roots("cifar100", self.folder) for folder in (root / FOLDER, root)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class _Files:
 class Folders(ClassificationData):
     """A split with one folder a class; classes and images in the order of their names."""
 
+    usual_classes: ClassVar[int | None] = 1000
     split: str
     folder: Path | None = Field(None, exclude=True)
 
@@ -35,6 +37,10 @@ class Folders(ClassificationData):
     def name(self) -> str:
         """`imagenet`, or the folder's name where one is given, and the split."""
         return f"{self.folder.resolve().name if self.folder is not None else 'imagenet'} {self.split}"
+
+    def classes(self) -> tuple[str, ...]:
+        """The names of the folders."""
+        return _listing(self._found())[0]
 
     def fingerprint(self) -> str:
         """Hash of classes, file names and file sizes."""
@@ -58,6 +64,11 @@ class Folders(ClassificationData):
             f"imagenet {self.split}: not in {looked_in('imagenet', self.folder)}{found}; download it from "
             f"https://image-net.org and put one folder a class into $BENCH_DATA/imagenet/{self.split}"
         )
+
+
+def has_classes(split: Path) -> bool:
+    """Whether a folder holds folders with images."""
+    return any(file.suffix.lower() in IMG_EXTENSIONS for file in split.glob("*/*"))
 
 
 @cache

@@ -1,22 +1,29 @@
-"""What `--data DIR` means: the training and validation splits of whatever detection dataset lies in a folder."""
+"""What `--data DIR` means: the training and validation splits of whatever dataset lies in a folder."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from benchsuite.data.cifar import FOLDER as CIFAR
+from benchsuite.data.cifar import Cifar100
+from benchsuite.data.classification import ClassificationData
 from benchsuite.data.coco import File, names_in
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.files import data_root
+from benchsuite.data.imagenet import Folders, has_classes
 from benchsuite.data.voc import Voc, splits_of
 from benchsuite.errors import InputError
 
-__all__ = ["data_root", "open_folder"]
+__all__ = ["data_root", "open_class_folder", "open_folder"]
 
 TRAIN = ("train2017", "train2014", "train")
 VAL = ("val2017", "val2014", "val", "valid", "validation", "test")
 NEEDED = (
     "needed are annotations/instances_train.json and annotations/instances_val.json (COCO format) with their images, "
     "or a VOCdevkit with ImageSets/Main/train.txt and val.txt"
+)
+NEEDED_CLASSES = (
+    "needed are train/CLASS/*.jpg and val/CLASS/*.jpg, or CIFAR-100's files (cifar-100-python/train, test and meta)"
 )
 
 
@@ -30,6 +37,8 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
             file.relative_to(path).as_posix() for file in (*path.glob("*.json"), *path.glob("annotations/*.json"))
         ]
         there = f"has only {', '.join(sorted(single)[:5])}" if single else "holds no detection dataset"
+        if _classes(path):
+            there = "holds images with a class each, and this is about detection"
         raise InputError(f"{path}: {there}; {NEEDED}")
     train, val = found
     if train.classes != val.classes:
@@ -38,6 +47,41 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
             "in name or order; give both the same categories"
         )
     return found
+
+
+def open_class_folder(path: Path) -> tuple[ClassificationData, ClassificationData]:
+    """(train, val) of CIFAR-100's layout, or else of one folder a class; InputError naming what is missing."""
+    if not path.is_dir():
+        raise InputError(f"{path}: is not a folder; give the folder of a dataset ({NEEDED_CLASSES})")
+    kits = path / "VOCdevkit", path
+    boxes = any(_annotated(path, TRAIN + VAL)) or any(split for kit in kits for split in splits_of(kit))
+    found = None if boxes else _classes(path)
+    if found is None:
+        there = "holds images with boxes, and this is about classification" if boxes else "holds no such dataset"
+        raise InputError(f"{path}: {there}; {NEEDED_CLASSES}")
+    train, val = found
+    if train.classes() != val.classes():
+        raise InputError(
+            f"{path}: {train.name} has {len(train.classes())} classes and {val.name} {len(val.classes())}, or they "
+            "differ in name; give both the same"
+        )
+    return found
+
+
+def open_any_folder(
+    path: Path,
+) -> tuple[DetectionData, DetectionData] | tuple[ClassificationData, ClassificationData]:
+    """(train, val) of a dataset of either kind; InputError naming what detection needs where there is none."""
+    boxes = not path.is_dir() or _coco(path) or _voc(path)
+    return open_folder(path) if boxes or not _classes(path) else open_class_folder(path)
+
+
+def _classes(path: Path) -> tuple[ClassificationData, ClassificationData] | None:
+    for folder in (path / CIFAR, path):
+        if all((folder / name).is_file() for name in ("train", "test", "meta")):
+            return Cifar100(split="train", folder=path), Cifar100(split="test", folder=path)
+    train, val = (next((name for name in names if has_classes(path / name)), None) for names in (TRAIN, VAL))
+    return (Folders(split=train, folder=path), Folders(split=val, folder=path)) if train and val else None
 
 
 def _coco(path: Path) -> tuple[DetectionData, DetectionData] | None:

@@ -1,12 +1,14 @@
 """Datasets made of datasets: an even subset of one, and the first of several that is on this machine."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
+from benchsuite.data.masks import Chosen
 from benchsuite.errors import MissingData
 from benchsuite.settings import content_key
 
@@ -20,6 +22,7 @@ def take(data: DetectionSet, limit: int) -> DetectionSet:
     lengths = np.diff(data.offsets)[chosen]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     rows = np.repeat(data.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    opened = data.masks
     return replace(
         data,
         image_ids=data.image_ids[chosen],
@@ -33,6 +36,7 @@ def take(data: DetectionSet, limit: int) -> DetectionSet:
         offsets=offsets,
         read=lambda index: data.read(int(chosen[index])),
         fingerprint=content_key([data.fingerprint, limit]),
+        masks=None if opened is None else lambda: Chosen(opened(), rows),
     )
 
 
@@ -56,9 +60,35 @@ class Subset(DetectionData):
         """Hash of the content."""
         return content_key([self.of.fingerprint(), self.limit])
 
+    def has_masks(self) -> bool:
+        """As the whole dataset."""
+        return self.of.has_masks()
+
     def open(self) -> DetectionSet:
         """Read the annotations."""
         return replace(take(self.of.open(), self.limit), name=self.name)
+
+
+class Data(Protocol):
+    """A dataset, of whatever kind."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content; MissingData where it is not on this machine."""
+
+
+D = TypeVar("D", bound=Data)
+
+
+def first_on_disk(options: Sequence[D]) -> D:
+    """The first of the datasets that is on this machine; the last one's MissingData where none is."""
+    for option in options:
+        try:
+            option.fingerprint()
+        except MissingData as error:
+            missing = error
+        else:
+            return option
+    raise missing
 
 
 class FirstOnDisk(DetectionData):
@@ -70,14 +100,7 @@ class FirstOnDisk(DetectionData):
     @model_validator(mode="wrap")
     @classmethod
     def _choose(cls, value: Any, handler: ModelWrapValidatorHandler["FirstOnDisk"]) -> Any:
-        for option in handler(value).of:
-            try:
-                option.fingerprint()
-            except MissingData as error:
-                missing = error
-            else:
-                return option
-        raise missing
+        return first_on_disk(handler(value).of)
 
     @property
     def name(self) -> str:
@@ -92,6 +115,10 @@ class FirstOnDisk(DetectionData):
     def fingerprint(self) -> str:
         """Hash of the content."""
         return self.of[0].fingerprint()
+
+    def has_masks(self) -> bool:
+        """As the dataset it stands for."""
+        return self.of[0].has_masks()
 
     def open(self) -> DetectionSet:
         """Read the annotations."""

@@ -1,11 +1,15 @@
 """Check a dataset as a whole: count what it holds and list everything that is wrong with it, not only the first."""
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from benchsuite.data.classification import ClassificationData
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.files import HasRaw, Raw, mistakes, read_image
 from benchsuite.errors import InputError
@@ -25,6 +29,8 @@ class Report:
     problems  one line for each mistake, by sort; empty where all is well
     """
 
+    counted: ClassVar[str] = "boxes"
+
     name: str
     fingerprint: str
     images: int
@@ -41,10 +47,64 @@ class Report:
         """The report as JSON."""
         return asdict(self)
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What was counted, and how much, as it is printed."""
+        counts = {"images": self.images, "boxes": self.boxes, "of them crowd": self.crowd}
+        counts |= {"of them difficult": self.difficult, "dropped, no area": self.dropped}
+        shares = [(f"{size} boxes", f"{100 * share:.1f} %") for size, share in self.sizes.items()]
+        return [*((name, f"{count:,}") for name, count in counts.items()), *shares]
 
-def verify(data: DetectionData) -> Report:
+
+@dataclass(frozen=True)
+class ClassReport:
+    """What one split of a classification dataset holds, and what is wrong with it.
+
+    classes   images of each class
+    problems  one line for each mistake, by sort; empty where all is well
+    """
+
+    counted: ClassVar[str] = "images"
+
+    name: str
+    fingerprint: str
+    images: int
+    classes: dict[str, int]
+    problems: dict[str, list[str]]
+
+    def form(self) -> dict[str, Json]:
+        """The report as JSON."""
+        return asdict(self)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was counted, and how much, as it is printed."""
+        return [("images", f"{self.images:,}"), ("classes", f"{len(self.classes):,}")]
+
+
+def verify(data: DetectionData | ClassificationData) -> Report | ClassReport:
     """Read all annotations and decode all images of a split. MissingData or InputError only where there is nothing
     to check: no dataset, or an annotation file that cannot be parsed."""
+    return verify_boxes(data) if isinstance(data, DetectionData) else verify_classes(data)
+
+
+def verify_classes(data: ClassificationData) -> ClassReport:
+    """Count the images of each class and decode them all."""
+    opened = data.open()
+
+    def look(index: int) -> tuple[str, str] | None:
+        try:
+            opened.read(index)
+        except InputError as error:
+            return "undecodable images", str(error)
+        return None
+
+    counts = np.bincount(opened.labels, minlength=len(opened.classes)).tolist()
+    problems = _by_sort(_looked_at(look, len(opened)))
+    named = dict(zip(opened.classes, counts, strict=True))
+    return ClassReport(opened.name, opened.fingerprint, len(opened), named, problems)
+
+
+def verify_boxes(data: DetectionData) -> Report:
+    """Check a detection dataset."""
     if isinstance(data, HasRaw):
         return _files(data.raw())
     opened = data.open()
@@ -53,16 +113,10 @@ def verify(data: DetectionData) -> Report:
 
 
 def _files(raw: Raw) -> Report:
-    problems: dict[str, list[str]] = {}
-    for sort, line in mistakes(raw):
-        problems.setdefault(sort, []).append(line)
-
     def look(index: int) -> tuple[str, str] | None:
         return _image(raw.paths[index], raw.file_names[index], (raw.sizes[index, 0], raw.sizes[index, 1]))
 
-    with ThreadPoolExecutor() as pool:
-        for found in filter(None, pool.map(look, range(len(raw.paths)))):
-            problems.setdefault(found[0], []).append(found[1])
+    problems = _by_sort(chain(mistakes(raw), _looked_at(look, len(raw.paths))))
     empty = [
         f"{raw.describe(int(row))}: box {raw.boxes[row].tolist()} has no area" for row in np.flatnonzero(raw.empty)
     ]
@@ -94,10 +148,19 @@ def _decoded(data: DetectionSet) -> dict[str, list[str]]:
             return "undecodable images", str(error)
         return _mismatch(data.file_names[index], tuple(data.sizes[index]), found[:2])
 
-    problems: dict[str, list[str]] = {}
+    return _by_sort(_looked_at(look, len(data)))
+
+
+def _looked_at(look: Callable[[int], tuple[str, str] | None], count: int) -> Iterator[tuple[str, str]]:
+    """(sort of mistake, one line) of what `look`, which takes an index, finds wrong with `count` images."""
     with ThreadPoolExecutor() as pool:
-        for found in filter(None, pool.map(look, range(len(data)))):
-            problems.setdefault(found[0], []).append(found[1])
+        yield from filter(None, pool.map(look, range(count)))
+
+
+def _by_sort(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    problems: dict[str, list[str]] = {}
+    for sort, line in lines:
+        problems.setdefault(sort, []).append(line)
     return problems
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from benchsuite.data.verify import Report
+    from benchsuite.data.verify import ClassReport, Report
     from benchsuite.doctor import Check
     from benchsuite.engine.store import Store
     from benchsuite.plan import Plan
@@ -177,15 +177,23 @@ def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
     """Costs per row, and the difference to the first."""
     first = rows[0]["parameters"]
     lines = []
+    otherwise = any("macs_ptflops_224" in row for row in rows)
     for row in rows:
         if row["parameters"] is None:
             lines.append([row["id"], "–", "–", "–", "–", str(row["reason"])])
             continue
         shape = "×".join(str(side) for side in row["input"])
         anchors = "–" if row["anchors"] is None else f"{row['anchors']:,}"
-        counts = [f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", f"{row['macs'] / 1e9:.2f} G"]
+        counts = [f"{row['parameters']:,}", f"{row['parameters'] - first:+,}", _macs(row["macs"])]
         lines.append([row["id"], *counts, anchors, shape])
-    print_things(_table("", ("row", "parameters", "to the first", "MACs", "anchors", "input"), lines))
+        if otherwise:
+            lines[-1].append(f"{row['macs_ptflops_224'] / 1e9:.3f} G")
+    heads = ["row", "parameters", "to the first", "MACs", "anchors", "input"]
+    print_things(_table("", [*heads, *(["ptflops’ MACs at 224"] if otherwise else [])], lines))
+
+
+def _macs(macs: int) -> str:
+    return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
 
 
 def print_score(found: Mapping[str, Any]) -> None:
@@ -201,18 +209,11 @@ def _number(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, (int, float)) else "–"
 
 
-def print_verified(reports: Sequence["Report"]) -> None:
+def print_verified(reports: Sequence["Report | ClassReport"]) -> None:
     """One table of facts and one of classes per split, then its problems."""
     for report in reports:
-        facts = [
-            ("images", f"{report.images:,}"),
-            ("boxes", f"{report.boxes:,}"),
-            ("of them crowd", f"{report.crowd:,}"),
-        ]
-        facts += [("of them difficult", f"{report.difficult:,}"), ("dropped, no area", f"{report.dropped:,}")]
-        facts += [(f"{size} boxes", f"{100 * share:.1f} %") for size, share in report.sizes.items()]
         classes = [(name, f"{count:,}") for name, count in report.classes.items()]
-        print_things(_table(report.name, ("", ""), facts), _table("", ("class", "boxes"), classes))
+        print_things(_table(report.name, ("", ""), report.facts()), _table("", ("class", report.counted), classes))
         lines = [line for sort in report.problems.values() for line in sort]
         for line in lines:
             print_things(marked("red", "problem", line))

@@ -1,0 +1,257 @@
+"""Tables of image classification: train a classifier, let it classify a split, count; and what the model costs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from safetensors.numpy import load_file
+
+from benchsuite import checkpoint
+from benchsuite.classify import classify
+from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
+from benchsuite.data.classification import ClassificationData, ClassificationSplits
+from benchsuite.data.locate import open_class_folder
+from benchsuite.errors import InputError, MissingData
+from benchsuite.job import Artifact, Context, Job
+from benchsuite.jobs import Pipeline, loaders
+from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
+from benchsuite.models.classifier import Classifier, LinearClassifier
+from benchsuite.settings import Json, Settings
+from benchsuite.train import Solver, train
+
+Column = Literal["top1", "top5", "top1_error", "top5_error"]
+COLUMNS: Mapping[Column, int] = {"top1": 1, "top5": 5, "top1_error": 1, "top5_error": 5}
+PTFLOPS_SIDE = 224
+
+
+class TrainClassifier(Job):
+    """Train a classifier on one split. Leaves `weights.safetensors` and `log.jsonl`."""
+
+    data: ClassificationData
+    view: View
+    augment: tuple[BatchAugment, ...] = ()
+    model: LinearClassifier
+    solver: Solver
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"train seed {self.seed}"
+
+    def do(self, context: Context) -> None:
+        """Build from the seed, then train."""
+        import torch
+
+        data = self.data.open()
+        torch.manual_seed(self.seed)
+        classifier = self.model.build(len(data.classes))
+        solver = self.solver
+        batches = ClassBatches(data, self.view, self.augment, solver.batch, self.seed, solver.iterations)
+        train(classifier, batches, solver, context, self.seed, loaders(context))
+
+    def trained(self, num_classes: int, artifact: Artifact) -> Classifier:
+        """The classifier that this training left in `artifact`."""
+        classifier = self.model.build(num_classes)
+        path, cure = artifact.path("weights.safetensors"), f"delete {artifact.folder} and run again"
+        checkpoint.fill(classifier, checkpoint.load(path, cure)[0], path, cure)
+        return classifier
+
+
+class Classify(Job):
+    """Let a trained classifier judge one split. Leaves `logits.safetensors`."""
+
+    train: TrainClassifier
+    data: ClassificationData
+    view: View
+    batch: int = Field(ge=1)
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"classify seed {self.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Load the weights and run over the split in order."""
+        data = self.data.open()
+        classifier = self.train.trained(len(data.classes), context.inputs["train"])
+        batches, solver = EvalClassBatches(data, self.view, self.batch), self.train.solver
+        classify(classifier, batches, context, solver.precision, solver.channels_last, loaders(context))
+
+
+class ScoreClasses(Job):
+    """Count the images whose class is the best, or among the best five. Leaves `metrics.json`: `top1`, `top5` and
+    their errors, without `top5` where there are fewer classes."""
+
+    classify: Classify
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"score seed {self.classify.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Read logits and labels, and count."""
+        logits, labels = _judged(context.inputs["classify"])
+        context.write_metrics(top_k(logits, labels, [k for k in (1, 5) if k <= logits.shape[1]]))
+
+
+class DifferenceOfClasses(Job):
+    """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
+    column. Leaves `metrics.json` with difference, low and high (95 %)."""
+
+    first: Classify
+    second: Classify
+    column: Column
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"difference on {self.column} seed {self.first.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Draw images with replacement, the same ones for both."""
+        first, second = (ranks(*_judged(context.inputs[name])) for name in ("first", "second"))
+        # An error is smaller by as much as the accuracy is larger.
+        better, other = (second, first) if self.column.endswith("_error") else (first, second)
+        context.write_metrics(asdict(paired_images(other, better, COLUMNS[self.column])))
+
+
+def _judged(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    held = load_file(artifact.path("logits.safetensors"))
+    return held["logits"], held["labels"]
+
+
+class Cost(Job):
+    """Count what a classifier costs, for tables that print it. Leaves `metrics.json`.
+
+    parameters_M, parameters_Mi  parameters in units of 10^6, and of 2^20
+    gmac                         MACs in 10^9 at the real input, as is usual (`models.cost.macs`)
+    gmac_ptflops_224             the same at 224×224, as the tool ptflops counts (`models.cost.ptflops_macs`)
+    """
+
+    model: LinearClassifier
+    classes: int
+    side: int
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return "cost"
+
+    def do(self, context: Context) -> None:
+        """Build on the meta device and count."""
+        counted = self.counted()
+        context.write_metrics(
+            {
+                "parameters_M": counted["parameters"] / 1e6,
+                "parameters_Mi": counted["parameters"] / 2**20,
+                "gmac": counted["macs"] / 1e9,
+                "gmac_ptflops_224": counted["macs_ptflops_224"] / 1e9,
+            }
+        )
+
+    def counted(self) -> dict[str, int]:
+        """parameters, macs at the real input, macs_ptflops_224."""
+        import torch
+
+        from benchsuite.models.cost import macs, parameters, ptflops_macs
+
+        with torch.device("meta"):
+            classifier = self.model.build(self.classes)
+            image = torch.empty(1, 3, self.side, self.side)
+            large = torch.empty(1, 3, PTFLOPS_SIDE, PTFLOPS_SIDE)
+        return {
+            "parameters": parameters(classifier),
+            "macs": macs(classifier, image),
+            "macs_ptflops_224": ptflops_macs(classifier, large),
+        }
+
+
+class Classification(Pipeline):
+    """TrainClassifier → Classify → ScoreClasses, and Cost.
+
+    input        how images are shown when the classifier is tested, and when it is trained unless `train_input` says
+    augment      random changes of training batches
+    """
+
+    data: ClassificationSplits
+    input: View
+    train_input: View | None = None
+    augment: tuple[BatchAugment, ...] = ()
+    model: LinearClassifier
+    solver: Solver
+    eval_batch: int = Field(128, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.input.random:
+            raise ValueError(
+                f"input '{self.input.kind()}' is random; give it as train_input, and input one that is not"
+            )
+        if self.train_input is not None and self.train_input.side != self.input.side:
+            sides = f"{self.train_input.side} and input {self.input.side}"
+            raise ValueError(f"train_input has side {sides}; give both the same")
+        return self
+
+    @classmethod
+    def splits_of(cls, folder: Path) -> Mapping[str, Settings]:
+        """CIFAR-100's layout, or one folder a class."""
+        return dict(zip(("train", "val"), open_class_folder(folder), strict=True))
+
+    @property
+    def protocol(self) -> str:
+        """Top-1 and top-5."""
+        return PROTOCOL
+
+    def fit(self, seed: int) -> TrainClassifier:
+        """The training of one seed."""
+        return TrainClassifier(
+            data=self.data.cut("train"),
+            view=self.train_input or self.input,
+            augment=self.augment,
+            model=self.model,
+            solver=self.solver,
+            seed=seed,
+        )
+
+    def classify(self, seed: int) -> Classify:
+        """The judgement of one seed; InputError where the classes of val are not those trained on."""
+        fit, val = self.fit(seed), self.data.cut("val")
+        _require_same_classes(fit.data, val)
+        return Classify(train=fit, data=val, view=self.input, batch=self.eval_batch)
+
+    def cost(self) -> Cost:
+        """What the model costs."""
+        return Cost(model=self.model, classes=self.data.val.class_count(), side=self.input.side)
+
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The score, and the cost, which is the same for all seeds."""
+        return {"score": ScoreClasses(classify=self.classify(seed)), "cost": self.cost()}
+
+    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+        """A bootstrap over images, on the measured columns."""
+        if not isinstance(other, Classification) or column not in COLUMNS:
+            return None
+        return DifferenceOfClasses(first=self.classify(seed), second=other.classify(seed), column=column)
+
+    def inspect(self) -> dict[str, Json]:
+        """Counted on the meta device; `macs` at the real input, `macs_ptflops_224` as `Cost` tells."""
+        side = self.input.side
+        return {**self.cost().counted(), "input": [3, side, side], "anchors": None}
+
+
+def _require_same_classes(train: ClassificationData, val: ClassificationData) -> None:
+    try:
+        known, asked = train.classes(), val.classes()
+    except MissingData:
+        return  # planning goes on without the data
+    if known != asked:
+        raise InputError(
+            f"data: {train.name} has {len(known)} classes and {val.name} {len(asked)}, or they differ in name or "
+            "order; train and val need the same classes in the same order"
+        )
