@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from benchsuite import checkpoint
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.data.batches import EvalBatches, loader
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.masks import Packed, encode
 from benchsuite.errors import InputError, Interrupted
 from benchsuite.job import Context, Progress
 from benchsuite.loops import Precision, autocast, memory, place, place_model
@@ -51,6 +53,7 @@ def predict(
     place_model(detector, context.device, channels_last)
     detector.eval()
     columns: list[tuple[Tensor, ...]] = []
+    masks: list[list[bytes]] = []
     out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.candidates or the input size")
     with torch.inference_mode(), out_of_memory:
         for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
@@ -60,8 +63,12 @@ def predict(
             with autocast(context.device, precision):
                 detections = detector.detect(placed, post)
             columns.append(flatten(placed, detections))
+            if detections.masks is not None:
+                masks.append(encoded(placed, detections.masks, detections))
             context.report(Progress(step, len(batches), "batches"))
-    found = Found(*(torch.cat(column).numpy() for column in zip(*columns, strict=True)))
+    image_ids, boxes, scores, labels = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
+    every = Packed.of(chain.from_iterable(masks)) if masks else None
+    found = Found(image_ids, boxes, scores, labels, every)
     found.check(data)
     found.save(context.folder / "detections.safetensors")
     seconds = time.perf_counter() - began
@@ -73,7 +80,20 @@ def predict(
 def flatten(batch: Batch, detections: Detections) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """image_ids [D], boxes [D, 4] in pixels of the original images, scores [D], labels [D]; no padding, on the CPU."""
     kept = detections.labels >= 0
-    ratio = (batch.originals / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: x, y, x, y
-    boxes = (detections.boxes * ratio)[kept].float()
+    boxes = in_original(batch, detections.boxes)[kept]
     image_ids = batch.image_ids.unsqueeze(1).expand_as(kept)[kept]
     return image_ids.cpu(), boxes.cpu(), detections.scores[kept].float().cpu(), detections.labels[kept].cpu()
+
+
+def encoded(batch: Batch, masks: Tensor, detections: Detections) -> list[bytes]:
+    """`masks` [B, D, M, M] of the rows of `flatten`, in the original images, as COCO's compressed run lengths."""
+    kept = detections.labels >= 0
+    boxes = in_original(batch, detections.boxes)
+    images = zip(masks, boxes, kept, batch.originals.tolist(), strict=True)
+    return list(chain.from_iterable(encode(m[rows], its[rows], *size) for m, its, rows, size in images))
+
+
+def in_original(batch: Batch, boxes: Tensor) -> Tensor:
+    """Boxes [B, D, 4] of the resized images in pixels of the original ones."""
+    ratio = (batch.originals / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4]: x, y, x, y
+    return (boxes * ratio).float()

@@ -56,7 +56,7 @@ class Fakes:
         sizes = torch.tensor([[6, 8]]).repeat(3, 1)
         originals = torch.tensor([[12, 32], [6, 4], [6, 8]])
         whole = Batch(images, sizes, originals, torch.tensor([10, 20, 30]), torch.zeros(3, 1, 4), torch.zeros(3, 1))
-        return Batch(*(value[2 * index : 2 * index + 2] for value in vars(whole).values()))
+        return whole.split(2)[index]
 
 
 BATCHES = cast(EvalBatches, Fakes())

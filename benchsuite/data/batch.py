@@ -40,6 +40,8 @@ class Batch(ImageBatch):
     image_ids int64 [B]
     boxes     float32 [B, M, 4] xyxy in pixels of the resized image; padding rows are 0
     labels    int64 [B, M]     0-based class, -1 for padding
+    masks     bool [B, M, G, G] in the coordinates of each box (`DetectionSet.masks`), False in padding rows; None where
+              masks are not asked for
     """
 
     sizes: Tensor
@@ -47,6 +49,7 @@ class Batch(ImageBatch):
     image_ids: Tensor
     boxes: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ class Detections:
     boxes  float32 [B, D, 4] xyxy in pixels of the batch's resized image
     scores float32 [B, D]    0 for padding
     labels int64 [B, D]      0-based class, -1 for padding
+    masks  float32 [B, D, M, M] probability of foreground in the coordinates of each box, 0 in padding; None where the
+           detector finds boxes only
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: Tensor | None = None

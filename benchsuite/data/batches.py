@@ -1,6 +1,7 @@
 """From an opened split to padded batches: `batches[i]` is a pure function of (seed, i), on any number of workers."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,31 +14,50 @@ from torchvision import tv_tensors
 
 from benchsuite.data.batch import Batch, ImageBatch
 from benchsuite.data.cache import reader
-from benchsuite.data.dataset import DetectionSet
-from benchsuite.data.transforms import Augment, Input, mixed, sample_rng, split_at_resize
+from benchsuite.data.dataset import GRID, DetectionSet
+from benchsuite.data.transforms import Augment, BoxMasks, Input, mixed, sample_rng, split_at_resize
 from benchsuite.errors import BenchError, InputError
 
 B = TypeVar("B", bound=ImageBatch)
-Sample = tuple[Tensor, Tensor, Tensor]  # uint8 [3, H, W], float32 [m, 4], int64 [m]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image uint8 [3, H, W] with boxes float32 [m, 4] in its pixels, labels int64 [m] and, where they are asked for,
+    masks bool [m, G, G] in the coordinates of the boxes."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
 
 
 class Samples:
-    """Single images with their boxes, resized and augmented. Crowd and difficult boxes are left out (Detectron)."""
+    """Single images with their boxes, resized and augmented. Crowd and difficult boxes are left out (Detectron).
 
-    def __init__(self, data: DetectionSet, resize: Input, augment: Sequence[Augment], cache: Path | None) -> None:
+    `masks` also gives each box its mask; InputError where the data has none or an augmentation cannot take them along.
+    """
+
+    def __init__(
+        self, data: DetectionSet, resize: Input, augment: Sequence[Augment], cache: Path | None, masks: bool = False
+    ) -> None:
         self.data, self.resize = data, resize
         self.before, self.after = split_at_resize(augment)
+        if masks and (lost := [part.kind() for part in augment if not part.masks]):
+            raise InputError(f"augment: masks cannot follow {lost[0]}; leave it out, or choose a model of boxes")
+        self.masks = data.open_masks() if masks else None
         self.read = reader(data, None if self.before else resize, cache)
         self.kept = ~(data.crowd | data.difficult)
 
     def get(self, index: int) -> Sample:
         """Image `index` as the cache holds it, boxes in its pixels."""
-        rows = self.data.rows(index)
-        kept = self.kept[rows]
+        owned = self.data.rows(index)
+        rows = np.arange(owned.start, owned.stop)[self.kept[owned]]
         image = self.read(index)
-        boxes = torch.from_numpy(self.data.boxes[rows][kept]).float()
-        labels = torch.from_numpy(self.data.labels[rows][kept])
-        return image, scaled(boxes, tuple(self.data.sizes[index]), image.shape[-2:]), labels
+        boxes = torch.from_numpy(self.data.boxes[rows]).float()
+        labels = torch.from_numpy(self.data.labels[rows])
+        masks = None if self.masks is None else torch.from_numpy(self.masks.grids(rows))
+        return Sample(image, scaled(boxes, tuple(self.data.sizes[index]), image.shape[-2:]), labels, masks)
 
     def augmented(self, index: int, seed: int, epoch: int) -> Sample:
         """Image `index` with the random changes of this epoch."""
@@ -48,8 +68,9 @@ class Samples:
             for transform in self.before:
                 sample = _apply(transform, sample)
             if self.before:
-                image = self.resize.resize(sample[0])
-                sample = image, scaled(sample[1], sample[0].shape[-2:], image.shape[-2:]), sample[2]
+                image = self.resize.resize(sample.image)
+                boxes = scaled(sample.boxes, sample.image.shape[-2:], image.shape[-2:])
+                sample = replace(sample, image=image, boxes=boxes)
             for transform in self.after:
                 sample = _apply(transform, sample)
         return sample
@@ -57,19 +78,22 @@ class Samples:
     def collate(self, indices: Sequence[int], samples: Sequence[Sample]) -> Batch:
         """Pad to the largest image, rounded up to `multiple`, and to the most boxes, at least one."""
         multiple = self.resize.multiple
-        sizes = torch.tensor([image.shape[-2:] for image, _, _ in samples])
+        sizes = torch.tensor([sample.image.shape[-2:] for sample in samples])
         height, width = ((sizes.amax(0) + multiple - 1) // multiple * multiple).tolist()
-        most = max(1, *(len(labels) for _, _, labels in samples))
+        most = max(1, *(len(sample.labels) for sample in samples))
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
         boxes = torch.zeros(len(samples), most, 4)
         labels = torch.full((len(samples), most), -1)
-        for row, (image, its_boxes, its_labels) in enumerate(samples):
-            images[row, :, : image.shape[-2], : image.shape[-1]] = image
-            boxes[row, : len(its_boxes)] = its_boxes
-            labels[row, : len(its_labels)] = its_labels
+        masks = None if self.masks is None else torch.zeros(len(samples), most, GRID, GRID, dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            images[row, :, : sample.image.shape[-2], : sample.image.shape[-1]] = sample.image
+            boxes[row, : len(sample.boxes)] = sample.boxes
+            labels[row, : len(sample.labels)] = sample.labels
+            if masks is not None and sample.masks is not None:
+                masks[row, : len(sample.masks)] = sample.masks
         chosen = np.asarray(indices)
         originals = torch.from_numpy(self.data.sizes[chosen].astype(np.int64))
-        return Batch(images, sizes, originals, torch.from_numpy(self.data.image_ids[chosen]), boxes, labels)
+        return Batch(images, sizes, originals, torch.from_numpy(self.data.image_ids[chosen]), boxes, labels, masks)
 
 
 class Batches(Dataset[Batch]):
@@ -77,6 +101,7 @@ class Batches(Dataset[Batch]):
 
     An epoch is a permutation drawn from (seed, epoch), cut to whole batches and grouped into landscape and portrait
     so that little is padded; its batches then come in random order. Sets smaller than a batch repeat images.
+    `masks` asks for masks with the boxes.
     """
 
     def __init__(
@@ -88,8 +113,9 @@ class Batches(Dataset[Batch]):
         seed: int,
         iterations: int,
         cache: Path | None,
+        masks: bool = False,
     ) -> None:
-        self.samples = Samples(data, input, augment, cache)
+        self.samples = Samples(data, input, augment, cache, masks)
         self.batch, self.seed, self.iterations = batch, seed, iterations
         boxes = np.concatenate([[0], np.cumsum(self.samples.kept)])
         self.usable = np.flatnonzero(boxes[data.offsets[1:]] > boxes[data.offsets[:-1]])
@@ -191,7 +217,10 @@ def scaled(boxes: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
 
 
 def _apply(transform: torch.nn.Module, sample: Sample) -> Sample:
-    image, boxes, labels = sample
-    marked = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
-    changed = transform({"image": tv_tensors.Image(image), "boxes": marked, "labels": labels})
-    return changed["image"].as_subclass(Tensor), changed["boxes"].as_subclass(Tensor), changed["labels"]
+    marked = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=sample.image.shape[-2:])
+    inputs = {"image": tv_tensors.Image(sample.image), "boxes": marked, "labels": sample.labels}
+    if sample.masks is not None:
+        inputs["masks"] = sample.masks.as_subclass(BoxMasks)
+    changed = transform(inputs)
+    masks = None if sample.masks is None else changed["masks"].as_subclass(Tensor)
+    return Sample(changed["image"].as_subclass(Tensor), changed["boxes"].as_subclass(Tensor), changed["labels"], masks)

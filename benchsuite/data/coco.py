@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Coco(DetectionData):
     def fingerprint(self) -> str:
         """Hash of the annotation file and the names and sizes of its images."""
         return _fingerprint(*self._found())
+
+    def has_masks(self) -> bool:
+        """Whether an annotation has a segmentation."""
+        return _segmented(self._found()[0])
 
     def open(self) -> DetectionSet:
         """Read and check the annotations."""
@@ -110,6 +114,10 @@ class File(DetectionData):
         """Hash of the annotation file and the names and sizes of its images."""
         return _fingerprint(*self._found())
 
+    def has_masks(self) -> bool:
+        """Whether an annotation has a segmentation."""
+        return _segmented(self._found()[0])
+
     def open(self) -> DetectionSet:
         """Read and check the annotations."""
         return checked(self.raw())
@@ -164,7 +172,25 @@ def read(name: str, annotations: Path, images: Path) -> Raw:
             *_repeated("category", category_ids),
             *_repeated("annotation", box_ids),
         ),
+        segmentations=partial(_segmentations, annotations) if any(box.get("segmentation") for box in boxes) else None,
     )
+
+
+def _segmentations(annotations: Path) -> list[Any]:
+    """The segmentation of every annotation. The file is parsed once more: kept from its first reading, the masks of
+    COCO would be two gigabytes for those who ask for none."""
+    return [box.get("segmentation") for box in _records(_parse(annotations), "annotations", annotations)]
+
+
+def _segmented(annotations: Path) -> bool:
+    stamp = annotations.stat()
+    return _segmented_of(annotations, stamp.st_mtime_ns, stamp.st_size)
+
+
+@cache
+def _segmented_of(annotations: Path, modified: int, size: int) -> bool:
+    """Whether there is a segmentation that is not empty, picked out of the file's text."""
+    return re.search(rb'"segmentation"\s*:\s*(\[\s*[^\]\s]|\{)', annotations.read_bytes()) is not None
 
 
 def _parse(path: Path) -> dict[str, Any]:

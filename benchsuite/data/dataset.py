@@ -1,15 +1,31 @@
 """What every detection dataset becomes: columnar annotations and a way to read image i."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchsuite.errors import MissingData
+from benchsuite.errors import InputError, MissingData
 from benchsuite.settings import Json, Part
+
+Rle: TypeAlias = dict[str, Any]  # COCO's run lengths, compressed: {"size": [H, W], "counts": bytes}
+GRID = 112  # cells along each side of a mask in the coordinates of its box: four for each cell of Mask R-CNN's target
+
+
+class Masks(ABC):
+    """The masks of a split's T boxes, drawn when they are asked for."""
+
+    @abstractmethod
+    def rle(self, row: int) -> Rle:
+        """The mask of box `row` in its whole image."""
+
+    @abstractmethod
+    def grids(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Masks in the coordinates of their boxes, [m, GRID, GRID]: each box is divided into GRID × GRID cells, and
+        what lies outside it is cut off."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class DetectionSet:
     category_ids int64 [K]    id of each class in the annotation file (COCO's 1..90), for results files
     read        index -> uint8 array [H, W, 3], RGB; InputError naming the file where it cannot be decoded
     dropped     boxes without area that were left out, as COCO itself has some
+    masks       opens the masks, which may mean to read the annotations once more; None where there are boxes only
     """
 
     name: str
@@ -45,6 +62,7 @@ class DetectionSet:
     read: Callable[[int], NDArray[np.uint8]] = field(repr=False)
     fingerprint: str = ""
     dropped: int = 0
+    masks: Callable[[], Masks] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -52,6 +70,20 @@ class DetectionSet:
     def rows(self, index: int) -> slice:
         """The rows of image `index` in the box columns."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def open_masks(self) -> Masks:
+        """The masks; InputError where there are none, or one of them is malformed."""
+        if self.masks is None:
+            raise no_masks(self.name)
+        return self.masks()
+
+
+def no_masks(name: str) -> InputError:
+    """The error for a dataset with boxes only where masks are needed."""
+    return InputError(
+        f"{name}: has boxes but no masks (COCO's `segmentation`); choose a dataset with masks, or a model and a metric "
+        "of boxes"
+    )
 
 
 class DetectionData(Part):
@@ -76,6 +108,10 @@ class DetectionData(Part):
     @abstractmethod
     def open(self) -> DetectionSet:
         """Read the annotations; images are read on demand. MissingData or InputError, one line with the cure."""
+
+    def has_masks(self) -> bool:
+        """Whether what `open` gives has masks, told without opening it; MissingData where it is not here."""
+        return False
 
     def identity(self) -> Json:
         """The fingerprint, or `absent`: planning goes on without the data."""

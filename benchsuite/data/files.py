@@ -2,16 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.masks import Segmentations, problem
 from benchsuite.errors import InputError
 
 
@@ -69,6 +70,7 @@ class Raw:
     labels    int64 [T] index of the class, -1 where it is unknown
     describe  row -> which annotation this is, for messages
     found     (sort, one line) of every mistake met while reading (equal ids, files that cannot be parsed)
+    segmentations  reads the masks' polygons or run lengths, one a box as COCO writes them; None where there are none
     """
 
     name: str
@@ -88,6 +90,7 @@ class Raw:
     describe: Callable[[int], str] = field(repr=False)
     fingerprint: str = ""
     found: tuple[tuple[str, str], ...] = ()
+    segmentations: Callable[[], Sequence[Any]] | None = field(default=None, repr=False)
 
     @property
     def empty(self) -> NDArray[np.bool_]:
@@ -150,13 +153,14 @@ def checked(raw: Raw) -> DetectionSet:
         raise InputError(f"{raw.file}: lists no image; choose another file or split")
     rows = np.flatnonzero(~raw.empty)
     rows = rows[np.argsort(raw.owners[rows], kind="stable")]
+    boxes = np.clip(raw.boxes, 0, raw.limits)[rows]
     return DetectionSet(
         name=raw.name,
         classes=raw.classes,
         image_ids=raw.image_ids,
         file_names=raw.file_names,
         sizes=raw.sizes,
-        boxes=np.clip(raw.boxes, 0, raw.limits)[rows],
+        boxes=boxes,
         labels=raw.labels[rows],
         areas=raw.areas[rows],
         crowd=raw.crowd[rows],
@@ -166,7 +170,24 @@ def checked(raw: Raw) -> DetectionSet:
         read=ImageFiles(raw.paths),
         fingerprint=raw.fingerprint,
         dropped=int(raw.empty.sum()),
+        masks=_masks(raw, rows, boxes),
     )
+
+
+def _masks(raw: Raw, rows: NDArray[np.int64], boxes: NDArray[np.float64]) -> Callable[[], Segmentations] | None:
+    """Opens the masks of `rows`, whose clipped boxes are `boxes`; InputError at the first that is malformed."""
+    if raw.segmentations is None:
+        return None
+    read, describe, file, sizes = raw.segmentations, raw.describe, raw.file, raw.sizes[raw.owners[rows]]
+
+    def opened() -> Segmentations:
+        written = read()
+        for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
+            if mistake := problem(written[row], height, width):
+                raise InputError(f"{file}: {describe(row)} {mistake}; correct or remove it")
+        return Segmentations.of((written[row] for row in rows.tolist()), boxes, sizes)
+
+    return opened
 
 
 def fingerprint(annotations: Iterable[bytes], images: Iterable[Path]) -> str:

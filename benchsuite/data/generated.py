@@ -7,22 +7,45 @@ and unannotated clutter that looks like parts of objects. See `scenes/catalogue.
 Sizes. COCO's evaluation splits objects at 32² and 96² square pixels; about 41 % of COCO's objects are small, 34 %
 medium, 25 % large. The scenes hold about these shares by the same absolute areas at 256x256 pixels, so that APs, APm
 and APl all mean something there; a larger image is the same kind of scene at a higher resolution. Areas are those of
-the whole silhouette and boxes its tight boxes, hidden parts included.
+the whole silhouette and boxes its tight boxes, hidden parts included; so are the masks.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchsuite.data.dataset import DetectionData, DetectionSet
+from benchsuite.data.dataset import GRID, DetectionData, DetectionSet, Masks, Rle
 from benchsuite.data.scenes.catalogue import CLASSES
-from benchsuite.data.scenes.draw import Look, draw
+from benchsuite.data.scenes.draw import Look, draw, silhouette, silhouette_in_box
 from benchsuite.data.scenes.draws import PICTURE, raw_bits
+from benchsuite.data.scenes.grid import Placed
 from benchsuite.data.scenes.layout import Rules, annotated, compose
+
+
+@dataclass(frozen=True)
+class Silhouettes(Masks):
+    """The masks of things in pictures of height x width pixels, row by row."""
+
+    things: Sequence[Placed]
+    height: int
+    width: int
+
+    def rle(self, row: int) -> Rle:
+        """Every pixel of which the thing covers at least half."""
+        rle: Rle = hotcoco.mask.encode(silhouette(self.things[row], self.height, self.width))
+        return rle
+
+    def grids(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The outline drawn at the grid's resolution."""
+        drawn = [silhouette_in_box(self.things[row], GRID) for row in rows.tolist()]
+        return np.array(drawn, np.bool_).reshape(-1, GRID, GRID)
 
 
 class Generated(DetectionData):
@@ -61,6 +84,10 @@ class Generated(DetectionData):
         settings = json.dumps({"version": self.version, **self.model_dump()}, sort_keys=True)
         return hashlib.sha256(settings.encode()).hexdigest()[:24]
 
+    def has_masks(self) -> bool:
+        """Always."""
+        return True
+
     def open(self) -> DetectionSet:
         """Lay out every scene, some 0.4 ms each; `read` draws picture i, from (seed, split, i) alone."""
         rules = self._rules()
@@ -82,6 +109,7 @@ class Generated(DetectionData):
             category_ids=np.arange(1, len(CLASSES) + 1, dtype=np.int64),
             read=self.read,
             fingerprint=self.fingerprint(),
+            masks=lambda: Silhouettes(things, self.height, self.width),
         )
 
     def read(self, index: int) -> NDArray[np.uint8]:

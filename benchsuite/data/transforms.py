@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 (the field's name for it)
 
@@ -105,23 +106,42 @@ class Fixed(Input):
         return self.height, self.width
 
 
+class BoxMasks(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision is untyped
+    """Masks [m, G, G] in the coordinates of their boxes. Mirroring mirrors them; what only moves, scales or recolours
+    boxes leaves them as they are."""
+
+
+@F.register_kernel("horizontal_flip", BoxMasks)  # type: ignore[untyped-decorator]
+def _mirrored(masks: BoxMasks) -> Tensor:
+    mirrored: Tensor = tv_tensors.wrap(masks.flip(-1), like=masks)
+    return mirrored
+
+
+@F.register_kernel("resize", BoxMasks)  # type: ignore[untyped-decorator]
+def _as_they_are(masks: BoxMasks, *_: object, **__: object) -> BoxMasks:
+    return masks
+
+
 class Augment(Part):
     """Slot: one random change of image and boxes.
 
     What `reframes` crops or extends the image as read, so the resize comes after it; all else acts on resized images.
+    `masks`: `BoxMasks` come out right. What cuts or turns boxes cannot say so, and is refused where masks are learnt.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.data",)
     reframes: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
 
     @abstractmethod
     def build(self) -> v2.Transform:
-        """A transform of {"image": Image, "boxes": BoundingBoxes, "labels": Tensor}."""
+        """A transform of {"image": Image, "boxes": BoundingBoxes, "labels": Tensor}, and "masks": BoxMasks."""
 
 
 class Flip(Augment):
     """Mirrors left and right with probability `p`."""
 
+    masks: ClassVar[bool] = True
     p: float = Field(0.5, ge=0, le=1)
 
     def build(self) -> v2.Transform:
@@ -132,6 +152,7 @@ class Flip(Augment):
 class Jitter(Augment):
     """Scales both sides by one factor drawn from U(low, high) (HAR-Net's released code, 0.7 to 1)."""
 
+    masks: ClassVar[bool] = True
     low: float = Field(gt=0)
     high: float = Field(gt=0)
 
@@ -160,13 +181,14 @@ class UniformScale(v2.Transform):  # type: ignore[misc]  # torchvision is untype
         return {"size": [max(1, round(side * factor)) for side in image.shape[-2:]]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resizes one input, image or boxes."""
+        """Resizes one input: image, boxes, or masks of boxes, which stay."""
         return F.resize(inpt, params["size"], antialias=True)
 
 
 class PhotometricDistort(Augment):
     """Brightness, contrast, saturation, hue and channel order, each changed with probability `p` (SSD, section 2.2)."""
 
+    masks: ClassVar[bool] = True
     p: float = Field(0.5, ge=0, le=1)
 
     def build(self) -> v2.Transform:
@@ -178,6 +200,7 @@ class ZoomOut(Augment):
     """Places the image on a canvas of up to `largest` times its sides, with probability `p` (SSD, section 3.6)."""
 
     reframes: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     largest: float = Field(4.0, ge=1)
     p: float = Field(0.5, ge=0, le=1)
 

@@ -1,18 +1,20 @@
-"""COCO average precision and recall of boxes (Lin et al., ECCV 2014; pycocotools), and its paired bootstrap."""
+"""COCO average precision and recall (Lin et al., ECCV 2014; pycocotools) of boxes and masks; its paired bootstrap."""
 
 import contextlib
 import io
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import coco as reference
 from pycocotools import cocoeval as reference_eval
+from pycocotools import mask as reference_mask
 from pydantic import field_validator
 
-from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.dataset import DetectionSet, Masks, Rle
+from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found, Interval, Metric
 from benchsuite.settings import Json
 
@@ -60,16 +62,38 @@ class Coco(Metric):
 
     def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> Interval | None:
         """See `paired_images`."""
-        return paired_images(data, a, b, column)
+        return paired_images(data, a, b, column, masks=self.truth(data))
 
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
         """Score `found`; `per_class` holds AP."""
         found.check(data)
         evaluate = with_hotcoco if self.evaluator == "hotcoco" else with_pycocotools
-        evaluation = evaluate(data, found)
+        evaluation = evaluate(data, found, self.truth(data))
         more = {f"AP{100 * iou:.0f}": precision_at(evaluation, iou) for iou in self.further}
         names = dict(zip(data.category_ids.tolist(), data.classes, strict=True))
-        return {**summary(evaluation, names), **more}
+        return {**summary(evaluation, names), **more, "protocol": self.protocol}
+
+    def truth(self, data: DetectionSet) -> Masks | None:
+        """The true masks, where it is masks that overlap; None for boxes."""
+        return None
+
+
+class CocoMasks(Coco):
+    """The same numbers, of masks: IoU counts pixels, and sizes are areas of masks (pycocotools' `segm`).
+
+    InputError where the data or the detections have boxes only.
+    """
+
+    masks: ClassVar[bool] = True
+
+    @property
+    def protocol(self) -> str:
+        """`coco-mask`, whoever evaluates."""
+        return "coco-mask"
+
+    def truth(self, data: DetectionSet) -> Masks:
+        """The data's masks."""
+        return data.open_masks()
 
 
 def summary(evaluation: Evaluation, classes: Mapping[int, str]) -> dict[str, Json]:
@@ -97,10 +121,9 @@ def _mean(precision: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def with_hotcoco(data: DetectionSet, found: Found) -> Evaluation:
-    """Evaluate and accumulate in hotcoco."""
-    truth = hotcoco_truth(data)
-    return finish(hotcoco.COCOeval(truth, truth.load_res(_rows(data, found)), "bbox"))
+def with_hotcoco(data: DetectionSet, found: Found, masks: Masks | None = None) -> Evaluation:
+    """Evaluate and accumulate in hotcoco; with the true `masks`, by masks."""
+    return finish(_loaded(hotcoco_truth(data, masks), data, found, masks))
 
 
 def finish(evaluation: hotcoco.COCOeval) -> Evaluation:
@@ -111,7 +134,7 @@ def finish(evaluation: hotcoco.COCOeval) -> Evaluation:
     return evaluation
 
 
-def with_pycocotools(data: DetectionSet, found: Found) -> Evaluation:
+def with_pycocotools(data: DetectionSet, found: Found, masks: Masks | None = None) -> Evaluation:
     """Evaluate and accumulate in pycocotools, the reference."""
     images, categories = _images(data), _categories(data)
     truth = [
@@ -125,6 +148,10 @@ def with_pycocotools(data: DetectionSet, found: Found) -> Evaluation:
         | {"area": row[3] * row[4], "iscrowd": 0}
         for i, row in enumerate(_rows(data, found).tolist())
     ]
+    if masks is not None:
+        truth = [box | {"segmentation": masks.rle(row)} for row, box in enumerate(truth)]
+        rles = zip(results, _rles(data, found), strict=True)
+        results = [box | {"segmentation": rle, "area": float(reference_mask.area(rle))} for box, rle in rles]
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for annotations in (truth, results):
@@ -132,7 +159,7 @@ def with_pycocotools(data: DetectionSet, found: Found) -> Evaluation:
             side.dataset = {"images": images, "categories": categories, "annotations": annotations}
             side.createIndex()
             sides.append(side)
-        evaluation = reference_eval.COCOeval(*sides, "bbox")
+        evaluation = reference_eval.COCOeval(*sides, _overlap(masks))
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -140,17 +167,23 @@ def with_pycocotools(data: DetectionSet, found: Found) -> Evaluation:
 
 
 def paired_images(
-    data: DetectionSet, a: Found, b: Found, column: str = "AP", draws: int = 1000, seed: int = 0
+    data: DetectionSet,
+    a: Found,
+    b: Found,
+    column: str = "AP",
+    draws: int = 1000,
+    seed: int = 0,
+    masks: Masks | None = None,
 ) -> Interval | None:
     """How sure `b` minus `a` is on this split: images are drawn with replacement, the same ones for both.
 
     `column` is one of the 12 COCO numbers; None for any other, and where the column is undefined on `data`. It says
-    nothing about other seeds of training.
+    nothing about other seeds of training. With the true `masks` it is by masks.
     """
     if column not in COLUMNS:
         return None
-    truth = hotcoco_truth(data)
-    sides = [_evaluated_for(column, truth, data, found) for found in (a, b)]
+    truth = hotcoco_truth(data, masks)
+    sides = [_evaluated_for(column, truth, data, found, masks) for found in (a, b)]
     compared = hotcoco.compare(sides[0], sides[1], n_bootstrap=draws, seed=seed)
     if min(compared["metrics_a"][column], compared["metrics_b"][column]) < 0:
         return None
@@ -158,10 +191,12 @@ def paired_images(
     return Interval(100 * interval["lower"], 100 * interval["upper"], 100 * compared["deltas"][column])
 
 
-def _evaluated_for(column: str, truth: hotcoco.COCO, data: DetectionSet, found: Found) -> hotcoco.COCOeval:
+def _evaluated_for(
+    column: str, truth: hotcoco.COCO, data: DetectionSet, found: Found, masks: Masks | None
+) -> hotcoco.COCOeval:
     """Matched for one column alone, so that each draw accumulates an eighth of what all twelve need."""
     found.check(data)
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(_rows(data, found)), "bbox")
+    evaluation = _loaded(truth, data, found, masks)
     label, area = AREAS.get(column[-1], ALL_AREAS)
     evaluation.params.area_rng_lbl, evaluation.params.area_rng = [label], [area]
     evaluation.params.max_dets = [{"AR1": 1, "AR10": 10}.get(column, 100)]
@@ -169,12 +204,37 @@ def _evaluated_for(column: str, truth: hotcoco.COCO, data: DetectionSet, found: 
     return evaluation
 
 
-def hotcoco_truth(data: DetectionSet) -> hotcoco.COCO:
+def hotcoco_truth(data: DetectionSet, masks: Masks | None = None) -> hotcoco.COCO:
     """The ground truth as hotcoco holds it."""
     image_ids, category_ids, boxes, areas, crowd = _truth_columns(data)
+    rles: list[Any] | None = None if masks is None else [masks.rle(row) for row in range(len(boxes))]
     return hotcoco.COCO.from_arrays(
-        _images(data), _categories(data), image_ids, category_ids, boxes, area=areas, iscrowd=crowd
+        _images(data), _categories(data), image_ids, category_ids, boxes, area=areas, iscrowd=crowd, segmentation=rles
     )
+
+
+def _loaded(truth: hotcoco.COCO, data: DetectionSet, found: Found, masks: Masks | None) -> hotcoco.COCOeval:
+    """An evaluation of hotcoco, ready to run."""
+    rles: list[Any] | None = None if masks is None else _rles(data, found)
+    results = truth.load_res(_rows(data, found), segmentation=rles)
+    if rles:
+        # As pycocotools does for results that are masks: one too many is small or large by its mask, not its box.
+        results.update_anns(ids=np.arange(1, len(rles) + 1), area=hotcoco.mask.area(rles).astype(np.float64))
+    return hotcoco.COCOeval(truth, results, _overlap(masks))
+
+
+def _overlap(masks: Masks | None) -> str:
+    return "bbox" if masks is None else "segm"
+
+
+def _rles(data: DetectionSet, found: Found) -> list[Rle]:
+    """The detections' masks; InputError where they have none."""
+    if found.masks is None:
+        raise InputError(f"detections of {data.name}: have boxes but no masks; choose a model that finds masks")
+    order = np.argsort(data.image_ids)
+    images = order[np.searchsorted(data.image_ids, found.image_ids, sorter=order)]
+    sizes = data.sizes[images].tolist()
+    return [{"size": size, "counts": counts} for size, counts in zip(sizes, found.masks, strict=True)]
 
 
 def _images(data: DetectionSet) -> list[dict[str, Any]]:

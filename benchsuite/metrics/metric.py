@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.masks import Packed
 from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import Json, Part
 
 COLUMNS = ("image_ids", "boxes", "scores", "labels")
+MASKS = ("mask_bytes", "mask_offsets")
 _SPLIT = "detect on the split that is scored"
 
 
@@ -35,15 +37,19 @@ class Found:
     boxes     floating [D, 4]  xyxy in pixels of the original image
     scores    floating [D]
     labels    int64 [D]        0-based class
+    masks     D strings        COCO's compressed run lengths, each of its whole image; None where there are boxes only
     """
 
     image_ids: NDArray[np.int64]
     boxes: NDArray[np.floating]
     scores: NDArray[np.floating]
     labels: NDArray[np.int64]
+    masks: Packed | None = None
 
     def __post_init__(self) -> None:
         number = len(self.scores)
+        if self.masks is not None and len(self.masks) != number:
+            raise BenchError(f"detections: {len(self.masks)} masks of {number} detections; save one for each")
         shapes = [getattr(self, name).shape for name in COLUMNS]
         if shapes != [(number,), (number, 4), (number,), (number,)]:
             raise BenchError(f"detections: columns of unlike length {shapes}; save image_ids, boxes, scores and labels")
@@ -56,15 +62,19 @@ class Found:
         """Read `detections.safetensors`; BenchError where it is absent, truncated or lacks a column."""
         try:
             columns = load_file(path)
-            return cls(**{name: columns[name] for name in COLUMNS})
+            masks = Packed(*(columns[name] for name in MASKS)) if MASKS[0] in columns else None
+            return cls(**{name: columns[name] for name in COLUMNS}, masks=masks)
         except FileNotFoundError:
             raise BenchError(f"{path}: no such file; predict first") from None
         except (SafetensorError, KeyError) as error:
             raise BenchError(f"{path}: not a whole file of detections ({error}); predict again") from None
 
     def save(self, path: Path) -> None:
-        """Write the four columns as safetensors."""
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in COLUMNS}, path)
+        """Write the columns as safetensors, masks as two more."""
+        columns = {name: np.ascontiguousarray(getattr(self, name)) for name in COLUMNS}
+        if self.masks is not None:
+            columns |= zip(MASKS, (self.masks.data, self.masks.offsets), strict=True)
+        save_file(columns, path)
 
     def check(self, data: DetectionSet) -> None:
         """InputError, naming the value, where a detection cannot belong to `data` or cannot be ranked."""
@@ -87,10 +97,12 @@ class Found:
 class Metric(Part):
     """Slot: how detections of a split become numbers.
 
-    Results of unlike `protocol` measure unlike things and are never compared.
+    Results of unlike `protocol` measure unlike things and are never compared. `masks`: it needs masks, in the data and
+    of the model.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.metrics",)
+    masks: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -43,9 +43,10 @@ class Detector(Trainable[Batch]):
 
 
 class Model(Part):
-    """Slot: settings of a whole detector."""
+    """Slot: settings of a whole detector. `masks`: it learns and finds masks too, and its batches need them."""
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+    masks: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, num_classes: int) -> Detector:

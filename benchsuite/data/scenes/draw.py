@@ -82,6 +82,25 @@ def coverage(points: Points, edges: Edges, window: Window) -> Plane:
     return np.clip(np.abs(sums) / (LINES * FINE), 0, 1).astype(np.float32)
 
 
+def silhouette(thing: Placed, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels of a picture [H, W] of which the thing covers at least half, whether or not others hide it."""
+    window = _window(thing, height, width)
+    shape = SHAPES[thing.shape]
+    points = shape.placed(thing.variant, thing.turn, thing.scale, thing.x, thing.y)
+    inside = np.zeros((height, width), np.bool_)
+    inside[window.top : window.bottom, window.left : window.right] = coverage(points, shape.layers[0][0], window) >= 0.5
+    return inside
+
+
+def silhouette_in_box(thing: Placed, cells: int) -> NDArray[np.bool_]:
+    """The same for `cells` × `cells` cells over the thing's box, instead of pixels."""
+    shape = SHAPES[thing.shape]
+    box = np.array(thing.box)
+    points = shape.placed(thing.variant, thing.turn, thing.scale, thing.x, thing.y)
+    points = (points - box[:2]) * (cells / (box[2:] - box[:2]))
+    return coverage(points, shape.layers[0][0], Window(0, 0, cells, cells)) >= 0.5
+
+
 def _paint(canvas: Plane, thing: Placed, ground: RGB, contrast: float) -> None:
     shape = SHAPES[thing.shape]
     points = shape.placed(thing.variant, thing.turn, thing.scale, thing.x, thing.y)
