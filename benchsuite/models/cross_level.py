@@ -78,8 +78,10 @@ def _moments(levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     if levels[0].is_meta:  # where costs are counted; it has no such kernel
         means = torch.stack([level.mean((2, 3)) for level in levels])
         return means, means
-    found = [torch.batch_norm_update_stats(image, None, None, 0.0) for level in levels for image in level.split(1)]
-    means, variances = (torch.stack(part).unflatten(0, (len(levels), -1)) for part in zip(*found, strict=True))
+    found = [
+        torch.batch_norm_update_stats(image, None, None, 0.0) for level in levels for image in level.chunk(len(level))
+    ]
+    means, variances = (torch.stack(part).view(len(levels), len(levels[0]), -1) for part in zip(*found, strict=True))
     precise = torch.promote_types(levels[0].dtype, torch.float32)
     return means.to(precise), variances.to(precise)
 
@@ -91,15 +93,16 @@ def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inve
     found = [
         torch.ops.aten.native_batch_norm_backward(g, x, ones, None, None, m, i, True, 0.0, [False, True, True])[1:]
         for slope, level in zip(slopes, levels, strict=True)
-        for g, x, m, i in zip(slope.split(1), level.split(1), mean, inverse, strict=True)
+        for g, x, m, i in zip(slope.chunk(len(slope)), level.chunk(len(level)), mean, inverse, strict=True)
     ]
-    products, totals = (torch.stack(part).unflatten(0, (len(levels), -1)) for part in zip(*found, strict=True))
+    products, totals = (torch.stack(part).view(len(levels), len(levels[0]), -1) for part in zip(*found, strict=True))
     return products.sum(0, dtype=mean.dtype), totals.sum(0, dtype=mean.dtype)
 
 
 def _grouped(values: Tensor, groups: int) -> Tensor:
     """[B, C], each value replaced by its group's mean."""
-    return values.unflatten(1, (groups, -1)).mean(2, keepdim=True).expand(-1, -1, values.shape[1] // groups).flatten(1)
+    grouped = values.view(len(values), groups, -1)
+    return grouped.mean(2, keepdim=True).expand_as(grouped).flatten(1)
 
 
 def _affine(
@@ -119,8 +122,8 @@ def _affine(
     moved = torch.addcmul(factors(shift), positions(level), factors(scale))
     if other is not None and its_scale is not None:
         moved.addcmul_(positions(other), factors(its_scale))
-    height, width = level.shape[2:]
-    return moved.unflatten(1, (height, width)).permute(0, 3, 1, 2) if last else moved.unflatten(2, (height, width))
+    images, channels, height, width = level.shape
+    return moved.view(images, height, width, channels).permute(0, 3, 1, 2) if last else moved.view_as(level)
 
 
 class LevelGates(nn.Module):
