@@ -8,7 +8,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -165,6 +165,18 @@ class Jitter(Augment):
     def build(self) -> v2.Transform:
         """The transform below."""
         return UniformScale(self.low, self.high)
+
+
+class ShortSides(Augment):
+    """Resizes to a short side drawn from `sides`, or less so that the long side is at most `long` (Detectron2)."""
+
+    masks: ClassVar[bool] = True
+    sides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    long: int = Field(ge=1)
+
+    def build(self) -> v2.Transform:
+        """torchvision's, on images as `Input` has resized them."""
+        return v2.RandomShortestSize(list(self.sides), self.long, antialias=True)
 
 
 class UniformScale(v2.Transform):  # type: ignore[misc]  # torchvision is untyped

@@ -123,8 +123,7 @@ class ResNet(Pretrained):
         network = get_model_builder(f"resnet{self.depth}")()
         source = self._source()
         if source is not None and not network.conv1.weight.is_meta:
-            file = intact(cached_weights(source.url))
-            network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            load_into(network, intact(cached_weights(source.url)))
         features = ResNetFeatures(network, self.levels)
         self.edit_and_freeze(features, list(features.stages))
         return features
@@ -177,3 +176,14 @@ def intact(file: Path) -> Path:
     if not found.startswith(hash_in_name(file)):
         raise InputError(f"{file}: its SHA-256 starts with {found[:8]}, unlike its name; download it again")
     return file
+
+
+def load_into(network: nn.Module, file: Path) -> None:
+    """Copy a checkpoint of torch's into `network`; InputError where its keys or shapes are another network's."""
+    try:
+        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        told = " ".join(str(error).split()).partition(": ")[2]
+        raise InputError(
+            f"{file}: does not fit {type(network).__name__} ({told[:160]}); choose weights of this network"
+        ) from None

@@ -1,0 +1,55 @@
+"""Detectors as Detectron2 sets them in its FPN configurations (`COCO-Detection`, `COCO-InstanceSegmentation`, Wu et al.
+2019): what papers that ran on it mean by Faster R-CNN, RetinaNet and Mask R-CNN.
+
+Beside what is below: 1,000 proposals after 2,000 (training) or 1,000 (test) a level, RoIAlign with points at the centres
+of pixels and as many of them as a RoI covers, absolute differences as box losses. The rest is as elsewhere.
+
+choice: RetinaNet's losses are divided by the foreground of the batch; Detectron2 divides by its running mean. Proposals
+are limited once an image, after the NMS of all its levels.
+"""
+
+from pydantic import NonNegativeInt
+
+from benchsuite.models import mask_rcnn, rcnn, retinanet
+from benchsuite.models.anchors import PyramidAnchors
+from benchsuite.models.losses import SmoothL1
+from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
+
+L1 = SmoothL1(beta=0)
+THIRDS = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+
+
+class DetectronRpn(Rpn):
+    """Fewer proposals than torchvision's while it trains; absolute differences."""
+
+    train: Proposals = Proposals(before_nms=2000, after_nms=1000)
+    bbox_regression: SmoothL1 = L1
+
+
+class DetectronRoi(Roi):
+    """RoIAlign as it was corrected in Detectron2; absolute differences."""
+
+    sampling: NonNegativeInt = 0
+    aligned: bool = True
+    bbox_regression: SmoothL1 = L1
+
+
+class FasterRcnn(rcnn.FasterRcnn):
+    """`faster_rcnn_R_50_FPN`."""
+
+    rpn: Rpn = DetectronRpn()
+    roi: Roi = DetectronRoi()
+
+
+class MaskRcnn(mask_rcnn.MaskRcnn):
+    """`mask_rcnn_R_50_FPN`."""
+
+    rpn: Rpn = DetectronRpn()
+    roi: Roi = DetectronRoi()
+
+
+class RetinaNet(retinanet.RetinaNet):
+    """`retinanet_R_50_FPN`: nine anchors in a cell, sides 32 to 813."""
+
+    anchors: PyramidAnchors = PyramidAnchors(scales=THIRDS)
+    bbox_regression: SmoothL1 = L1

@@ -1,0 +1,169 @@
+"""CAT's exterior colla-factors C_w and S_w by layer, for detection, segmentation and classification (its figure 5)."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError
+from benchsuite.recipe import TIERS
+from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
+from benchsuite.report.gathered import Gathered
+from benchsuite.report.gathered._runs import command, results_of
+from benchsuite.report.grids import meaning
+from benchsuite.results import Results, Row
+
+# The paper's own runs first (sec. 4.5: ResNet-50), then smaller ones of the same task.
+SOURCES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "detection": (("cat-table2", "faster-r50-cat"), ("cat-table1", "faster-r50-cat"), ("cat-table6", "cat")),
+    "segmentation": (("cat-table5", "r50-cat"),),
+    "classification": (
+        ("cat-table4", "r50-cat"), ("cat-table3", "r50-cat"),
+        ("cat-table3", "shufflenetv2-cat"), ("cat-table3", "mobilenetv2-cat"),
+    ),
+}  # fmt: skip
+SMALLEST = {"detection": 2, "segmentation": 0, "classification": 2}
+"""Which of them to propose where none was run."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the end of one training's log says: seed, iterations, and (C_w, S_w) of each layer from the input on."""
+
+    seed: int
+    step: int
+    layers: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The trainings of a row, one a seed, that one results file lists."""
+
+    results: Results
+    row: Row
+    seeds: tuple[Factors, ...]
+
+    @property
+    def name(self) -> str:
+        """Row, tier, data and step: what a panel must say."""
+        steps = "/".join(str(step) for step in dict.fromkeys(each.step for each in self.seeds))
+        found = self.results
+        where = [f"{found.recipe}/{self.row.id}", f"{found.tier} tier on {found.data.name}", *found.overrides]
+        return ", ".join([*where, f"step {steps}"])
+
+
+def gather(folder: Path, store: Store, tier: str) -> Gathered:
+    """Take what runs there are: of each task the best tier (or `tier`), then the one nearest to the paper's.
+
+    InputError where there is none of any task, or a run that should have factors has none.
+    """
+    runs = {task: next(_runs(folder, store, tier, sources), None) for task, sources in SOURCES.items()}
+    missing = {task: _missing(folder, tier, task) for task, run in runs.items() if run is None}
+    if not any(runs.values()):
+        raise InputError(f"{folder}: no run with colla-factors; {'; '.join(missing.values())}")
+    numbers: list[dict[str, str | int | float]] = [
+        {"task": task, "recipe": run.results.recipe, "row": run.row.id, "tier": run.results.tier,
+         "data": run.results.data.name, "seed": each.seed, "step": each.step, "layer": layer, "C_w": c_w, "S_w": s_w}
+        for task, run in runs.items() if run
+        for each in run.seeds for layer, (c_w, s_w) in enumerate(each.layers, 1)
+    ]  # fmt: skip
+    return Gathered(_figure(runs, missing), numbers, tuple(missing.values()))
+
+
+def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, str]]) -> Iterator[Run]:
+    """Runs whose trainings are in the store, the best first."""
+    for each_tier in [tier] if tier else reversed(TIERS):
+        for recipe, row_id in sources:
+            for results in results_of(recipe, folder, each_tier):
+                rows = [row for row in results.rows if row.id == row_id]
+                seeds = tuple(factors for row in rows for factors in _trained(results, row, store))
+                if seeds:
+                    yield Run(results, rows[0], seeds)
+
+
+def _trained(results: Results, row: Row, store: Store) -> list[Factors]:
+    """What the log of each of the row's trainings ends with, by seed."""
+    trainings = dict.fromkeys(key for last in row.keys for key in _with_logs(last, store))
+    found = []
+    for key in trainings:
+        *_, last = store.verified(key).path("log.jsonl").read_text(encoding="utf-8").splitlines()
+        line = json.loads(last)
+        layers = [(value, line[f"{name[:-4]}.S_w"]) for name, value in line.items() if name.endswith(".C_w")]
+        if not layers:
+            raise InputError(
+                f"{results.recipe}/{row.id}, {results.tier} tier on {results.data.name}: its log has no colla-factors; "
+                "it was trained without CAT's exterior ones, run the row as its recipe has it"
+            )
+        job = store.record(key)["job"]
+        seed = job.get("seed") if isinstance(job, Mapping) else None
+        found.append(Factors(seed if isinstance(seed, int) else 0, line["iteration"], tuple(layers)))
+    return sorted(found, key=lambda each: each.seed)
+
+
+def _with_logs(key: str, store: Store) -> Iterator[str]:
+    """The keys of the trainings that the artifact of `key` was made of, as far as the store holds them."""
+    artifact = store.artifact(key)
+    if artifact is None:
+        return
+    if artifact.path("log.jsonl").is_file():
+        yield key
+    inputs = store.record(key)["inputs"]
+    for other in inputs.values() if isinstance(inputs, Mapping) else ():
+        yield from _with_logs(str(other), store)
+
+
+def _missing(folder: Path, tier: str, task: str) -> str:
+    """What to run for a task without a run, and why none was found."""
+    known = any(results_of(recipe, folder, tier) for recipe, _ in SOURCES[task])
+    recipe, row = SOURCES[task][SMALLEST[task]]
+    why = "no training of its results in the store" if known else "nothing was run"
+    return f"{task}: {why}; first: {command(recipe, tier, row)}"
+
+
+def _figure(runs: Mapping[str, Run | None], missing: Mapping[str, str]) -> Figure:
+    found = [run for run in runs.values() if run]
+    smoke = any(run.results.tier == "smoke" for run in found)
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.9), dpi=300, layout="constrained")
+        figure.suptitle("CAT's exterior colla-factors by layer (after softmax), a line a seed", x=0.01, ha="left",
+                        fontsize=9.5, weight="bold")  # fmt: skip
+        panels = figure.subplots(1, len(runs), sharey=True)
+        names = {task: textwrap.wrap(run.name if run else "", 44) for task, run in runs.items()}
+        longest = max(map(len, names.values()))
+        for axes, (task, run) in zip(panels, runs.items(), strict=True):
+            below = names[task] + [""] * (longest - len(names[task]))  # so that the tasks stand in one line
+            axes.set_title("\n".join([task, *below]), fontsize=6.5)
+            axes.set_xlabel("layer")
+            if run is None:
+                _say(axes, missing[task])
+            else:
+                _plot(axes, run)
+        shown = next(axes for axes, run in zip(panels, runs.values(), strict=True) if run)
+        figure.legend(*shown.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        if smoke:
+            warning = next(meaning(run.results) for run in found if run.results.tier == "smoke")
+            figure.text(0.99, 0.01, warning, ha="right", fontsize=6.5, color=ACCENT)
+    return figure
+
+
+def _plot(axes: Axes, run: Run) -> None:
+    for place, each in enumerate(run.seeds):
+        index = range(1, len(each.layers) + 1)
+        for values, color, name in zip(zip(*each.layers, strict=True), (OURS, ACCENT), ("$C_w$", "$S_w$"), strict=True):
+            label = "_nolegend_" if place else name
+            axes.plot(index, values, color=color, marker="o", markersize=2, alpha=0.8, label=label)
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _say(axes: Axes, text: str) -> None:
+    """An empty panel that says why it is."""
+    axes.text(0.5, 0.5, "\n".join(textwrap.wrap(text, 34)), ha="center", va="center", fontsize=6.5,
+              transform=axes.transAxes, color="#555555")  # fmt: skip
+    axes.set_xticks(())

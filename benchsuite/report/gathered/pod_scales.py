@@ -1,0 +1,124 @@
+"""POD, figure 6: the learnt scale of every layer and direction in three detectors, with its deviation over images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError
+from benchsuite.recipe import Spread
+from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
+from benchsuite.report.gathered import Gathered
+from benchsuite.report.gathered._runs import about, command, results_of
+from benchsuite.results import Results, Row
+
+RECIPE = "pod-table3"
+DETECTORS = {"c4": "Faster R-CNN, C4", "fpn": "Faster R-CNN, FPN", "retina": "RetinaNet"}
+"""By the beginning of their rows' ids; a row has one direction."""
+COLOURS = {"h": OURS, "w": ACCENT}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Means over images and their deviations of the layers of one detector in one direction, for one seed."""
+
+    seed: int
+    means: Mapping[str, float]
+    deviations: Mapping[str, float]
+
+
+def gather(folder: Path, store: Store, tier: str) -> Gathered:
+    """Line by line from Table 3's results and the scales that its jobs left, all layers of them.
+
+    InputError, with the command that makes them, where there is none.
+    """
+    found = {id(results): (results, _lines(results, store)) for results in results_of(RECIPE, folder, tier)}
+    runs = [(results, lines) for results, lines in found.values() if any(lines.values())]
+    if not runs:
+        raise InputError(f"{folder}: holds no learnt scales that the store knows; first: {command(RECIPE, tier)}")
+    missing = [
+        f"{results.tier}, {results.data.name}: no scales of {row}; {command(RECIPE, results.tier, row)}"
+        for results, lines in runs for row in lines if not lines[row]
+    ]  # fmt: skip
+    return Gathered(_draw(runs), _numbers(runs), tuple(missing))
+
+
+Runs = list[tuple[Results, dict[str, list[Line]]]]
+
+
+def _lines(results: Results, store: Store) -> dict[str, list[Line]]:
+    """What the store holds for each row of the figure, seed by seed."""
+    rows = [results.row(f"{name}-{direction}") for name in DETECTORS for direction in COLOURS]
+    return {row.id: [line for key in row.keys if (line := _line(row, key, store))] for row in rows}
+
+
+def _line(row: Row, key: str, store: Store) -> Line | None:
+    """From the job of Table 3's row, which picks one direction out, to the scales and the training before it."""
+    measured = _input(key, "scales", store)
+    trained = _input(measured, "train", store)
+    if not measured or not trained:
+        return None
+    job = store.record(trained)["job"]
+    numbers = store.verified(measured).metrics
+    end = f"_{row.id[-1]}"
+    layers = [name.removesuffix(end) for name in numbers if name.endswith(end)]
+    means = {name: float(numbers[name + end] or 0) for name in layers}
+    deviations = {name: float(numbers[f"{name}{end}_std"] or 0) for name in layers}
+    seed = job.get("seed") if isinstance(job, Mapping) else None
+    return Line(int(str(seed)), means, deviations)
+
+
+def _input(key: str, name: str, store: Store) -> str:
+    """The key of an input of a job, "" unless the store holds both."""
+    if not key or store.artifact(key) is None:
+        return ""
+    inputs = store.record(key)["inputs"]
+    needed = str(inputs.get(name, "")) if isinstance(inputs, Mapping) else ""
+    return needed if needed and store.artifact(needed) else ""
+
+
+def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
+    return [
+        {"tier": results.tier, "data": results.data.name, "row": row, "seed": line.seed, "layer": layer,
+         "scale": line.means[layer], "deviation": line.deviations[layer]}
+        for results, lines in runs for row in lines for line in lines[row] for layer in line.means
+    ]  # fmt: skip
+
+
+def _draw(runs: Runs) -> Figure:
+    """A row of panels for each results file, a panel for each detector."""
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
+        figure.suptitle("POD, figure 6: learnt scales", x=0.01, ha="left", fontsize=9.5, weight="bold")
+        for part, (results, lines) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+            colour = ACCENT if results.tier == "smoke" else "#555555"
+            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
+            panels = part.subplots(1, len(DETECTORS), sharey=True)
+            for axes, (name, title) in zip(panels, DETECTORS.items(), strict=True):
+                axes.set_title(title, fontsize=8)
+                _panel(axes, results, {direction: lines[f"{name}-{direction}"] for direction in COLOURS}, name)
+            panels[0].set_ylabel("scale (dilation)")
+            part.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    return figure
+
+
+def _panel(axes: Axes, results: Results, lines: Mapping[str, list[Line]], name: str) -> None:
+    layers = list(next((seeds[0].means for seeds in lines.values() if seeds), {}))
+    for direction, seeds in lines.items():
+        means = [fmean(line.means[layer] for line in seeds) for layer in layers] if seeds else []
+        widths = [fmean(line.deviations[layer] for line in seeds) for layer in layers] if seeds else []
+        axes.errorbar(range(len(means)), means, widths, fmt="o-", color=COLOURS[direction], markersize=3,
+                      label=f"ours, {direction} (± over images)")  # fmt: skip
+        row = results.row(f"{name}-{direction}")
+        cells = {layer: cell for layer, cell in row.published.items() if isinstance(cell, Spread) and layer in layers}
+        axes.plot([layers.index(layer) for layer in cells], [cell.mean for cell in cells.values()],
+                  "D" if direction == "h" else "s", color=PAPER, markersize=4, fillstyle="none",
+                  label=f"paper, {direction} (Table 3)")  # fmt: skip
+    if not any(lines.values()):
+        axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)
+    axes.set_xticks(range(len(layers)), layers, rotation=90)
+    axes.grid(axis="y")
