@@ -39,7 +39,11 @@ Rows = Annotated[str, typer.Option(help="Only these rows, by id, with commas.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, with commas: 0,1,2. By default the tier's own.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Use this dataset instead: a COCO folder, a COCO-format folder or a VOCdevkit."),
+    typer.Option(
+        "--data",
+        help="Use this dataset instead: a COCO folder, a COCO-format folder or a VOCdevkit; for classification "
+        "CIFAR-100's files or one folder a class.",
+    ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BENCH_DATA.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set solver.lr=0.01. Repeatable.")]
@@ -126,17 +130,22 @@ def plan(
 
 
 @app.command()
-def inspect(recipe: Id, sets: Sets = None, as_json: Json = False) -> None:
+def inspect(
+    recipe: Id, sets: Sets = None, store: StoreDir = None, as_json: Json = False,
+    artifact: Annotated[str, typer.Option(help="Key of a finished job that tells what a row's costs hang on.")] = "",
+) -> None:  # fmt: skip
     """Count parameters, MACs and anchors of each row at the paper tier, without building weights.
 
     bench inspect har-table1 --set model.head.channels=128
     """
+    from benchsuite.engine.store import Store
     from benchsuite.plan import make_plan
     from benchsuite.recipe import load_recipe
     from benchsuite.report.listing import print_inspect
 
     planned = make_plan([load_recipe(recipe)], "paper", overrides=sets or ())
-    found = [{"id": each.row.id, **each.pipeline.inspect()} for each in planned.rows]
+    known = Store(store).verified(artifact) if artifact else None
+    found = [{"id": each.row.id, **each.pipeline.inspect_with(known)} for each in planned.rows]
     _print_json({"rows": found}) if as_json else print_inspect(found)
 
 
@@ -265,18 +274,43 @@ def plot(
         print(file)
 
 
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(help="RECIPE/ROW, trained before.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
+    tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
+    store: StoreDir = None,
+    images: Annotated[int, typer.Option(help="On how many pictures to hold it against torch.", min=0)] = 4,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a trained detector as an ONNX file of standard operators, and hold its detections against torch's.
+
+    bench export pod-table2/retina-50-fd --tier mini -o retina.onnx
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.export import export as write
+    from benchsuite.report.listing import print_export
+
+    recipe, _, row = target.partition("/")
+    if not row:
+        raise InputError(f"export '{target}': needs RECIPE/ROW; for instance pod-table2/retina-50-fd")
+    planned = _plan([recipe], tier, row, seeds, data, data_root, sets)
+    found = write(planned, Store(store), out, images)
+    _print_json(found.form()) if as_json else print_export(found)
+
+
 @data_app.command()
 def verify(
     recipe: Annotated[str, typer.Argument(help="Recipe whose dataset to check.", autocompletion=complete)] = "",
     tier: Tier = "paper", data: Data = None, data_root: DataRoot = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Count images and boxes; find missing and undecodable files, degenerate boxes, unknown classes.
+    """Count images, and boxes or classes; find missing and undecodable files, degenerate boxes, unknown classes.
 
     bench data verify --data ~/coco
 
     bench data verify har-table1 --data-root /data
     """
-    from benchsuite.data.locate import open_folder
+    from benchsuite.data.locate import open_any_folder
     from benchsuite.data.verify import verify as verify_data
     from benchsuite.report.listing import print_verified
 
@@ -286,7 +320,7 @@ def verify(
         splits = _plan([recipe], tier, "", "", data, data_root, None).rows[0].pipeline.data
         checked = [splits.cut("train"), splits.cut("val")]
     elif data is not None:
-        checked = list(open_folder(data))
+        checked = list(open_any_folder(data))
     else:
         raise InputError("data verify: needs a recipe id or --data DIR; for instance bench data verify --data ~/coco")
     reports = [verify_data(split) for split in checked]

@@ -23,9 +23,9 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
 
     InputError, with the command that makes them, where the run's detections are not in the store.
     """
-    pipeline, seed = _detection(plan)
+    pipeline, seed = detection_of(plan)
     job = pipeline.predict(seed)
-    _require(job, plan, store)
+    require(job, plan, store)
     data, found = job.data.open(), Found.load(store.verified(job.key).path("detections.safetensors"))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
     pictures = [_picture(data, found, int(index)) for index in chosen]
@@ -38,10 +38,10 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
 
     InputError where no probe makes such a picture, the row was not trained, or its model has nothing of the kind.
     """
-    pipeline, seed = _detection(plan)
+    pipeline, seed = detection_of(plan)
     fit, val = pipeline.fit(seed), pipeline.data.cut("val")
     job = probe_for(picture)(train=fit, data=val, input=pipeline.input, image=image)
-    _require(fit, plan, store)
+    require(fit, plan, store)
     outcome = run([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
     for failure in outcome.failures:
         raise InputError(failure.message)
@@ -50,14 +50,16 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
     return save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
 
 
-def _detection(plan: Plan) -> tuple[Detection, int]:
+def detection_of(plan: Plan) -> tuple[Detection, int]:
+    """Pipeline and seed of the plan's first row; InputError for one that makes no detections."""
     planned = plan.rows[0]
     if not isinstance(planned.pipeline, Detection):
         raise InputError(f"{planned.id}: makes no detections; choose a row of a detection table")
     return planned.pipeline, next(iter(planned.jobs))
 
 
-def _require(job: Job, plan: Plan, store: Store) -> None:
+def require(job: Job, plan: Plan, store: Store) -> None:
+    """InputError, with the command that makes it, where the store does not hold the job of the plan's first row."""
     planned = plan.rows[0]
     if store.artifact(job.key) is None:
         raise InputError(

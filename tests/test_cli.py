@@ -60,13 +60,14 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "list": ["--json"],
         "show": ["--json"],
         "plan": sorted([*source, "--json", "--rows"]),
-        "inspect": ["--json", "--set"],
+        "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(
             [*source, "--json", "--rows", "--checkpoint-every", "--device", "--force", "--name", "--out", "--slots"]
         ),
         "score": ["--json", "--protocol"],
         "compare": ["--check", "--format", "--json"],
         "plot": sorted([*source, "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
+        "export": sorted([*source, "--images", "--json", "--out", "-o"]),
         "doctor": ["--data-root", "--json", "--store"],
     }
 
@@ -138,6 +139,7 @@ def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str])
         (["plot", "har-table1"], "holds no results of har-table1; first: bench run har-table1"),
         (["plot", "detections", "har-table1"], "needs RECIPE/ROW"),
         (["plot", "detections", "har-table1/baseline"], "was not run at tier smoke"),
+        (["export", "har-table1"], "needs RECIPE/ROW"),
         (["compare", "gone.json"], "gone.json: cannot be read"),
         (["score", "gone.json", "gone2.json"], "gone2.json: no such file or folder"),
         (["data", "verify"], "needs a recipe id or --data DIR"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from benchsuite.data.verify import ClassReport, Report
     from benchsuite.doctor import Check
     from benchsuite.engine.store import Store
+    from benchsuite.export import Exported
     from benchsuite.plan import Plan
 
 
@@ -207,6 +208,18 @@ def print_score(found: Mapping[str, Any]) -> None:
 
 def _number(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, (int, float)) else "–"
+
+
+def print_export(found: "Exported") -> None:
+    """Where the file is, what it is made of, and how far it is from torch."""
+    operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
+    height, width = found.frame
+    print_things(
+        f"written: {found.file}, for one picture padded to {height}×{width} (image, size → boxes, scores, labels)",
+        f"operators: {operators}",
+        f"{found.detections} detections of {found.pictures} pictures: boxes within {found.boxes_px:.1g} px, scores "
+        f"within {found.scores:.1g} of torch's",
+    )
 
 
 def print_verified(reports: Sequence["Report | ClassReport"]) -> None:

@@ -1,0 +1,368 @@
+"""POD's experiments (Peng et al., arXiv 1909.02225, sections 3 and 4): a training with learnt scales (GSL), their means
+over images, the dilations these are decomposed to, and a training of the network that has them (FD).
+
+    sec. 3.1, last sentence; 4.4    Scales
+    sec. 3.2                        Decompose
+    sec. 3.3, 4.1                   TrainFd, from ImageNet or from the GSL network (WT)
+    tables 1, 2, 5                  Plain, Fd, FdTestDev
+    table 3, fig. 6                 Distribution
+    table 4                         Gsl; TimeGsl, TimeFd
+
+A job of an FD network is keyed by the job that will make its plan, so that everything is planned before anything runs.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.utils.data import Subset
+
+from benchsuite import checkpoint
+from benchsuite.data.batches import EvalBatches, loader
+from benchsuite.data.dataset import DetectionData
+from benchsuite.data.transforms import Augment, Input
+from benchsuite.errors import InputError, Interrupted
+from benchsuite.job import Artifact, Context, Job, Progress
+from benchsuite.jobs import Detection, Pipeline, Time, Train, loaders
+from benchsuite.loops import autocast, memory, place, place_model
+from benchsuite.models.detector import Detector, Edit, Model
+from benchsuite.models.postprocess import PostProcess
+from benchsuite.models.resnet import Pretrained
+from benchsuite.papers import pod
+from benchsuite.papers.pod_decompose import Plan, decompose_all
+from benchsuite.settings import Json, Settings
+from benchsuite.testdev import TestDev
+from benchsuite.timing import time_detector
+from benchsuite.train import Solver
+
+PLAN = "plan.json"
+
+
+def edited(model: Model, edit: Edit) -> Model:
+    """The model with one more edit of its backbone; InputError for a backbone that takes none."""
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, Pretrained):
+        raise InputError(f"model: {model.kind()} has no backbone that can be edited; use one with resnet.ResNet")
+    changed = backbone.model_copy(update={"edits": (*(backbone.edits or ()), edit)})
+    return model.model_copy(update={"backbone": changed})
+
+
+def learners(detector: Detector) -> dict[str, pod.GslConv]:
+    """The convolutions of a detector that learn a scale, by layer."""
+    return {module.name: module for module in detector.modules() if isinstance(module, pod.GslConv)}
+
+
+# --- jobs
+
+
+class Scales(Job):
+    """Measure the scales that a GSL network predicts, image by image, without flip ("we randomly sample 500+ images").
+
+    Leaves `scales.safetensors`, float64 [images, layers, 2], and `metrics.json`: mean and population deviation over the
+    images of each layer and direction, `R31_h` and `R31_h_std`.
+    """
+
+    train: Train
+    data: DetectionData
+    input: Input
+    images: PositiveInt
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"scales of {self.images} images seed {self.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Run over images drawn from `seed`, one at a time: padding to a batch would be averaged too."""
+        data = self.data.open()
+        if self.images > len(data):
+            raise InputError(f"{data.name}: has {len(data)} images, scales of {self.images} are asked for; "
+                             "lower measure.images")  # fmt: skip
+        chosen = np.sort(np.random.default_rng(self.seed).choice(len(data), self.images, replace=False))
+        detector = self.train.trained(len(data.classes), context.inputs["train"])
+        convs = learners(detector)
+        if not convs:
+            raise InputError("scales: this model learns none; train one with the edit pod.Gsl")
+        solver = self.train.solver
+        place_model(detector, context.device, solver.channels_last)
+        detector.eval()
+        rows: list[Tensor] = []
+        images = Subset(EvalBatches(data, self.input, 1, context.cache), chosen.tolist())
+        with torch.inference_mode(), memory(f"measuring scales on {context.device}", "lower the input size"):
+            for batch in loader(images, 0, self.images, loaders(context)):
+                if context.stop():
+                    raise Interrupted(f"measuring stopped after image {len(rows)} of {self.images}; run it again")
+                with autocast(context.device, solver.precision):
+                    detector.detect(place(batch, context.device, solver.channels_last), PostProcess())
+                rows.append(torch.cat([conv.scales for conv in convs.values() if conv.scales is not None]).double())
+                context.report(Progress(len(rows), self.images, "images"))
+        scales = torch.stack(rows).cpu()
+        known: dict[str, Json] = {
+            "layers": list(convs),
+            "channels": {name: conv.weight.shape[0] for name, conv in convs.items()},
+            "train": context.inputs["train"].key,
+        }
+        checkpoint.save(context.folder / "scales.safetensors", {"scales": scales}, known)
+        context.write_metrics({"images": self.images, **spread(list(convs), scales)})
+
+
+def spread(layers: list[str], scales: Tensor) -> dict[str, float]:
+    """Mean and population deviation over the images of scales [images, layers, 2], by layer and direction."""
+    means, deviations = scales.mean(0).tolist(), scales.std(0, correction=0).tolist()
+    found: dict[str, float] = {}
+    for layer, mean, deviation in zip(layers, means, deviations, strict=True):
+        for direction, middle, width in zip("hw", mean, deviation, strict=True):
+            found |= {f"{layer}_{direction}": middle, f"{layer}_{direction}_std": width}
+    return found
+
+
+class LayerScales(Job):
+    """One direction of measured scales as a row of Table 3. Leaves `metrics.json`: mean `R31` and deviation `R31_std`
+    over the images, for each layer."""
+
+    scales: Scales
+    direction: Literal["h", "w"]
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"scales in {self.direction} seed {self.scales.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Pick them out."""
+        found = context.inputs["scales"].metrics
+        mark = f"_{self.direction}"
+        context.write_metrics({name.replace(mark, ""): value for name, value in found.items() if mark in name})
+
+
+class Decompose(Job):
+    """Decompose the means of measured scales, in full precision. Leaves `plan.json`."""
+
+    scales: Scales
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"decompose seed {self.scales.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Sec. 3.2, layer by layer. InputError where a scale is negative or not a number."""
+        means, channels = mean_scales(context.inputs["scales"])
+        decompose_all(means, channels).save(context.folder / PLAN)
+
+
+def mean_scales(measured: Artifact) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
+    """Mean (d_h, d_w) and output channels of each layer, from what `Scales` left."""
+    file = measured.path("scales.safetensors")
+    tensors, state = checkpoint.load(file, f"delete {measured.folder} and run again")
+    channels = state["channels"]
+    assert isinstance(channels, Mapping)
+    means = {name: (float(h), float(w)) for name, (h, w) in zip(channels, tensors["scales"].mean(0), strict=True)}
+    return means, {name: int(str(count)) for name, count in channels.items()}
+
+
+class TrainFd(Train):
+    """Train the FD network of `model`, whose dilations `plan` tells. Leaves what `Train` does, and the plan.
+
+    gsl     the training to take the weights from (FD-WT); without it they are the backbone's own, cut by the plan
+    reduce  see pod.Fd
+    """
+
+    plan: Decompose
+    gsl: Train | None = None
+    reduce: pod.Reduce = "centre"
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"train FD{'-WT' if self.gsl else ''} seed {self.seed}"
+
+    def build(self, num_classes: int, context: Context) -> Detector:
+        """The FD network with the weights it starts from; InputError where plan or weights are of another model."""
+        plan = Plan.load(context.inputs["plan"].path(PLAN))
+        plan.save(context.folder / PLAN)
+        detector = self._network(plan, num_classes)
+        if "gsl" in context.inputs:
+            file = context.inputs["gsl"].path("weights.safetensors")
+            cure = "take the weights of the GSL network whose scales were decomposed"
+            tensors, _ = checkpoint.load(file, cure)
+            checkpoint.fill(detector, pod.transfer(detector, tensors), file, cure)
+        return detector
+
+    def trained(self, num_classes: int, artifact: Artifact) -> Detector:
+        """The trained FD network, of the plan kept beside its weights."""
+        detector = self._network(Plan.load(artifact.path(PLAN)), num_classes)
+        file, cure = artifact.path("weights.safetensors"), f"delete {artifact.folder} and run again"
+        checkpoint.fill(detector, checkpoint.load(file, cure)[0], file, cure)
+        return detector
+
+    def _network(self, plan: Plan, num_classes: int) -> Detector:
+        return edited(self.model, pod.Fd(plan=plan, reduce=self.reduce)).build(num_classes)
+
+
+class TimeGsl(Time):
+    """Time a GSL network whose predictors give the measured means: what sampling costs depends on the scales. Leaves
+    `backends.json` too: how each layer was computed."""
+
+    scales: Scales
+
+    def do(self, context: Context) -> None:
+        """Build from a fixed seed, set the predictors, measure."""
+        torch.manual_seed(0)
+        detector = self.model.build(self.classes)
+        means, _ = mean_scales(context.inputs["scales"])
+        convs = learners(detector)
+        for name, conv in convs.items():
+            conv.predictor.fix(means[name])
+        time_detector(detector, self.input.frame, self.post, self.timing, context)
+        used = {name: conv.used for name, conv in convs.items()}
+        (context.folder / "backends.json").write_text(json.dumps(used, indent=1) + "\n")
+
+
+class TimeFd(Time):
+    """Time the FD network of `model`. Its weights do not matter, so FD and FD-WT share it."""
+
+    plan: Decompose
+
+    def do(self, context: Context) -> None:
+        """Build from a fixed seed and measure."""
+        torch.manual_seed(0)
+        plan = Plan.load(context.inputs["plan"].path(PLAN))
+        detector = edited(self.model, pod.Fd(plan=plan)).build(self.classes)
+        time_detector(detector, self.input.frame, self.post, self.timing, context)
+
+
+# --- rows
+
+
+class Measure(Settings):
+    """Of how many images the scales are averaged, and the seed that draws them."""
+
+    images: PositiveInt = 512
+    seed: int = 0
+
+
+class Plain(Detection):
+    """A baseline. `solver` is the 1× schedule, in all rows; `schedule` how many times as long this row trains.
+
+    gsl, measure  how scales are learnt and measured, in the rows that do
+    """
+
+    schedule: Annotated[float, Field(gt=0)] = 1
+    gsl: pod.Gsl = pod.Gsl()
+    measure: Measure = Measure()
+
+    def fit(self, seed: int) -> Train:
+        """The training of one seed."""
+        return super().fit(seed).model_copy(update={"solver": stretched(self.solver, self.schedule)})
+
+    def fit_gsl(self, seed: int) -> Train:
+        """The training that learns the scales, 1×."""
+        return super().fit(seed).model_copy(update={"model": edited(self.model, self.gsl)})
+
+    def scales(self, seed: int, split: str = "train") -> Scales:
+        """What is measured of it on a split."""
+        measure, data = self.measure, self.data.cut(split)
+        return Scales(
+            train=self.fit_gsl(seed), data=data, input=self.input, images=measure.images, seed=measure.seed
+        )  # fmt: skip
+
+    def plan(self, seed: int) -> Decompose:
+        """The FD network's plan."""
+        return Decompose(scales=self.scales(seed))
+
+
+def stretched(solver: Solver, times: float) -> Solver:
+    """The schedule `times` as long, its warm-up as it was; half an iteration is rounded up."""
+    iterations, *drops = (math.floor(times * count + 0.5) for count in (solver.iterations, *solver.drops))
+    return solver.model_copy(update={"iterations": iterations, "drops": tuple(drops)})
+
+
+class Gsl(Plain):
+    """A network with learnt scales, tested as it was trained."""
+
+    def fit(self, seed: int) -> Train:
+        """The training of one seed."""
+        return super().fit(seed).model_copy(update={"model": edited(self.model, self.gsl)})
+
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The score, and the latency at the measured scales where `timing` is set."""
+        last = dict(super().jobs(seed))
+        if "time" in last:
+            time = {**dict(last["time"]), "model": edited(self.model, self.gsl)}
+            last["time"] = TimeGsl(**time, scales=self.scales(seed))
+        return last
+
+    def inspect(self) -> dict[str, Json]:
+        """Of the network with predictors."""
+        return Detection.inspect(self.model_copy(update={"model": edited(self.model, self.gsl)}))
+
+
+class Distribution(Gsl):
+    """The learnt scales of a GSL network themselves, in one direction, over images of one split (Table 3)."""
+
+    direction: Literal["h", "w"]
+    split: Literal["train", "val"] = "train"
+
+    @property
+    def protocol(self) -> str:
+        """No detections are scored."""
+        return "learnt scales"
+
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The means."""
+        return {"scales": LayerScales(scales=self.scales(seed, self.split), direction=self.direction)}
+
+    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+        """None: deviations over images are columns of their own."""
+        return None
+
+
+class Fd(Plain):
+    """A fast-deployment network: learn scales, measure, decompose, train the decomposed network.
+
+    weights           what it starts from: `pretrained`, as the baseline does, or `gsl` (WT)
+    reduce            see pod.Fd
+    finetune_augment  changes of its training images, where they are others than the GSL network's
+    """
+
+    weights: Literal["pretrained", "gsl"] = "pretrained"
+    reduce: pod.Reduce = "centre"
+    finetune_augment: tuple[Augment, ...] | None = None
+
+    def fit(self, seed: int) -> Train:
+        """The second training."""
+        plain = dict(super().fit(seed))
+        if self.finetune_augment is not None:
+            plain["augment"] = self.finetune_augment
+        gsl = self.fit_gsl(seed) if self.weights == "gsl" else None
+        return TrainFd(**plain, plan=self.plan(seed), gsl=gsl, reduce=self.reduce)
+
+    def jobs(self, seed: int) -> Mapping[str, Job]:
+        """The score, and the latency where `timing` is set."""
+        last = dict(super().jobs(seed))
+        if "time" in last:
+            last["time"] = TimeFd(**dict(last["time"]), plan=self.plan(seed))
+        return last
+
+    def inspect(self) -> dict[str, Json]:
+        """Nothing is known before the scales are."""
+        reason = f"its dilations are learnt; after a run: --artifact {self.plan(0).key}"
+        return {"parameters": None, "macs": None, "input": None, "anchors": None, "reason": reason}
+
+    def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
+        """With the row's own plan, that of seed 0."""
+        if artifact is None or artifact.key != self.plan(0).key:
+            return self.inspect()
+        model = edited(self.model, pod.Fd(plan=Plan.load(artifact.path(PLAN))))
+        return Detection.inspect(self.model_copy(update={"model": model}))
+
+
+class FdTestDev(Fd, TestDev):
+    """An FD network whose published numbers are of test-dev."""
