@@ -2,10 +2,11 @@
 
 python benchmarks/cat.py [--repeats N] [--json]
 
-Maps of ResNet-50's first, third and last stage for images of 224×224, two each. Targets, in channels_last as models are
-trained: at most twice the time of the softmax, forward as well as forward and backward, and at most one more copy of the
-map in memory while it is pooled; contiguous maps, of which softmax makes no copy first, stand beside. ResNet-50 sees two
-images of 160×160; there is no target. Two threads. Memory is the most allocated at once beyond what was there before.
+Maps of ResNet-50's first, third and last stage for images of 224×224, two each. Targets, in channels_last as models
+are trained: at most twice the time of the softmax, forward as well as forward and backward, and at most one more copy
+of the map in memory while it is pooled; contiguous maps, of which softmax makes no copy first, stand beside.
+ResNet-50 sees two images of 160×160; there is no target. Two threads. Memory is the most allocated at once beyond
+what was there before.
 """
 
 import argparse
