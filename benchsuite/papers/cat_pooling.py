@@ -80,7 +80,7 @@ def _precise(x: Tensor) -> Tensor:
 def min_max(pooled: Tensor) -> Tensor:
     """Eq. 4: the values of each image to 0..1; 0 where they are all one.
 
-    choice: an image's own range, never the batch's, and at least 1e-6 of it.
+    choice: the range is each image's own, never the batch's, and taken as 1e-6 at least.
     """
     dims = (1, 2, 3)
     low = pooled.amin(dims, keepdim=True)
