@@ -93,6 +93,11 @@ class Job(Part):
         return content_key(self.form)
 
     @property
+    def work(self) -> str:
+        """What it is called in totals: a paper's own training is a `Train` like any other."""
+        return [base.__name__ for base in type(self).__mro__ if issubclass(base, Job)][-2]
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """A few words for progress and plan, for instance `train RetinaNet seed 0`."""

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -74,6 +75,7 @@ def test_golden_keys(recipe_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert golden(recipe_id) == json.loads(GOLDEN.read_text())[recipe_id]
 
 
+@patch("benchsuite.jobs.device_name", lambda device: "a device")  # a timing's key names it: the same one everywhere
 def golden(recipe_id: str) -> dict[str, dict[str, str]]:
     recipe = select([recipe_id])[0]
     return {

@@ -42,6 +42,7 @@ def trains(plan: Plan) -> dict[str, Train]:
 @pytest.mark.parametrize("tier", ["smoke", "mini", "paper"])
 def test_29_trainings_and_none_twice(tier: str) -> None:
     plan = make_plan(select(TABLES), tier)
+    assert Counter(job.work for job in plan.jobs.values())["Train"] == 29
     assert counts(plan)["jobs.Train"] == 6 + 3 + 6, "base 1×, base 2×, GSL"
     assert counts(plan)["pod_jobs.TrainFd"] == 6 + 3 + 4 + 1, "FD 1×, FD 2×, FD-WT 1×, FD-WT 1.5× jittered"
     assert counts(plan)["pod_jobs.Scales"] == 7 and counts(plan)["pod_jobs.Decompose"] == 6

@@ -134,7 +134,7 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
     """JSON of `bench plan`."""
     totals: dict[str, int] = {}
     for job in plan.jobs.values():
-        totals[job.kind()] = totals.get(job.kind(), 0) + 1
+        totals[job.work] = totals.get(job.work, 0) + 1
     return {
         "jobs": [
             {
@@ -147,7 +147,7 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
             }
             for key, job in plan.jobs.items()
         ],
-        "totals": {name.rpartition(".")[2]: count for name, count in totals.items()},
+        "totals": totals,
     }
 
 
