@@ -9,13 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.report.draw import save_figure
 from benchsuite.report.figures import described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from benchsuite.engine.store import Store
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ def available() -> dict[str, str]:
     return described(Path(__file__).parent)
 
 
-def plot(name: str, folder: Path, store: Store, tier: str, form: str) -> tuple[list[Path], tuple[str, ...]]:
+def plot(name: str, folder: Path, store: "Store", tier: str, form: str) -> tuple[list[Path], tuple[str, ...]]:
     """Draw the figure `name` from the results in `folder` and the store, beside them, with its numbers as CSV.
 
     `tier` "" takes any. Returns the files and what is missing; InputError, with the command, where there is nothing.
     """
     import pandas as pd
+
+    from benchsuite.report.draw import save_figure
 
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     gather: Callable[[Path, Store, str], Gathered] = module.gather
