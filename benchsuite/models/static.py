@@ -4,6 +4,7 @@ where that cuts.
 Shapes: N candidates, K classes, D detections, P proposals, S side of a pooled RoI.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def best(kept: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, places
 
 
-class Static(nn.Module):
+class Static(nn.Module, ABC):
     """A detector for one picture in a frame of fixed size. `forward` gives what `detect` does: boxes [D, 4], scores [D]
     and labels [D], padding with score 0 and label -1."""
 
@@ -73,9 +74,9 @@ class Static(nn.Module):
 
     classes: int
 
+    @abstractmethod
     def candidates(self, batch: Batch) -> Candidates:
         """What NMS chooses from."""
-        raise NotImplementedError
 
 
 def _batch(image: Tensor, size: Tensor) -> Batch:
