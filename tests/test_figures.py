@@ -7,9 +7,10 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from benchsuite.errors import InputError
+from benchsuite.recipe import Column
 from benchsuite.report import figures, gathered, probed
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.results import Results, load
+from benchsuite.results import Measured, Results, Row, load
 
 
 @pytest.fixture
@@ -110,3 +111,32 @@ def test_everything_that_can_be_drawn_says_what_it_shows() -> None:
     for folder in (figures, gathered, probed):
         assert all(shows.endswith(".") for shows in folder.available().values()), folder.__name__
     assert {"masks", "weights", "offsets"} <= probed.available().keys()
+
+
+def of_testdev(stored: Results) -> Results:
+    """A table of a quoted test-dev number, and two rows of ours, the second not run, with minival columns."""
+    quoted = Row(id="quoted", status="quoted", role="quoted", published={"AP": 36.7})
+    measured = {"minival_AP": Measured.of([30.0, 32.0])}
+    ours = Row(id="ours", status="done", published={"AP": 41.1, "minival_AP": 40.6}, measured=measured)
+    absent = Row(id="absent", status="not_run", published={"AP": 43.2})
+    columns = (Column(id="AP", label="AP test-dev"), Column(id="minival_AP", label="AP minival"))
+    changes = {"rows": (quoted, ours, absent), "columns": columns, "claims": (), "seeds": (0, 1)}
+    return stored.model_copy(update=changes)
+
+
+def test_testdev_sets_our_minival_beside_the_papers_and_apart_from_test_dev(stored: Results) -> None:
+    figure = figures.draw("testdev", of_testdev(stored))
+    (axes,) = figure.axes
+    points = [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert ("paper, test-dev", [36.7, 41.1, 43.2], [0, 1, 2]) in points
+    assert ("paper, minival", [40.6], [1]) in points
+    assert ([31.0], [1]) in [(xs, ys) for _, xs, ys in points]
+    (hatched,) = [patch for patch in axes.patches if not patch.get_fill()]
+    assert hatched.get_y() + hatched.get_height() / 2 == pytest.approx(2)
+    assert axes.get_title(loc="left") == "AP"
+
+
+@pytest.mark.parametrize("recipe", ["har-table5", "pod-table1"])
+def test_tables_of_test_dev_are_drawn_so(stored: Results, recipe: str) -> None:
+    table = of_testdev(stored).model_copy(update={"recipe": recipe})
+    assert "ours, minival" in texts(figures.default(table))

@@ -1,0 +1,5 @@
+"""POD's Table 1: detectors on COCO test-dev as published, our minival beside the paper's."""
+
+from benchsuite.report.figures.testdev import draw
+
+__all__ = ["draw"]
