@@ -207,12 +207,19 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
     if not isinstance(parent, str):
         raise InputError(f"{document.origin(('extends',))}: `extends` takes the name of one file")
     own = document.without(frozenset({"extends"}))
-    parent_file = file.parent / parent
-    if not parent_file.exists():
+    parent_file = _parent(file, parent)
+    if parent_file is None:
         raise InputError(
-            f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name}"
+            f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name} "
+            "and among the recipes that `bench list` shows"
         )
     return _extended(parent_file, (*below, file.resolve())).merged(own)
+
+
+def _parent(file: Path, name: str) -> Path | None:
+    """The file that a recipe extends: beside it or, so that one's own can extend a shipped one, in `folder()`."""
+    places = (file.parent / name, folder() / name)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _mapping(document: Document, *path: str | int) -> Document:
@@ -290,8 +297,9 @@ class Heading(_Outer):
 def heading(file: Path) -> Heading:
     """The heading of a recipe, most of which stays unread: listing many long tables is quick. Errors as of `load`."""
     names = frozenset(Heading.model_fields)
-    found, parent = read_top(file, names | {"extends"}), file
-    while names - found.keys() and (parent := parent.parent / str(found.pop("extends", ""))).is_file():
+    found: dict[str, Any] = read_top(file, names | {"extends"})
+    parent: Path | None = file
+    while names - found.keys() and "extends" in found and (parent := _parent(parent, str(found.pop("extends")))):
         found = read_top(parent, names | {"extends"}) | found
     try:
         return Heading.model_validate({name: value for name, value in found.items() if name in names})

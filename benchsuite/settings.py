@@ -9,6 +9,7 @@ There is no registry: the name is looked up by import, and what is not a setting
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ def find(slot: type[P], kind: object) -> type[P]:
             present = False
         if present:
             found = getattr(importlib.import_module(module_name), name, None)
-            if isinstance(found, type) and issubclass(found, slot) and found not in slots():
+            if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
                 return found
     raise ValueError(f"unknown kind '{kind}'; {nearest(kind, choices(slot))}")
 
@@ -110,7 +111,12 @@ def choices(slot: type[Part]) -> tuple[str, ...]:
             for module in pkgutil.iter_modules([path]):
                 if not module.name.startswith("__") and module.name != "cli":
                     importlib.import_module(f"{package}.{module.name}")
-    return tuple(sorted(part.kind() for part in _below(slot) if part.kind().count(":") == 0))
+    return tuple(sorted(part.kind() for part in _below(slot) if ":" not in part.kind() and _selectable(part)))
+
+
+def _selectable(part: type) -> bool:
+    """Slots and what is abstract stand for others and are no choice themselves."""
+    return part not in slots() and not inspect.isabstract(part)
 
 
 def _below(part: type[Part]) -> Iterator[type[Part]]:

@@ -131,6 +131,14 @@ def test_references_are_checked(table: Path, old: str, new: str, told: str) -> N
     assert told in str(raised.value)
 
 
+def test_ones_own_recipe_extends_a_shipped_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("id: mine\nextends: _har.yaml\ntable: A\ntitle: Mine\nrows: [{id: baseline}]\n")
+    shipped = load(available()["har-table1"])
+    assert load(file).columns == shipped.columns
+    assert heading(file).paper == shipped.paper
+
+
 def test_circular_extends(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")

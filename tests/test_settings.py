@@ -31,7 +31,9 @@ def test_a_users_own_part_is_named_by_module_and_class() -> None:
     assert find(Backbone, "benchsuite.models.resnet:ResNet") is ResNet
 
 
-@pytest.mark.parametrize("kind", ["retinanet.RetinaNet", "os:system", "resnet.Backbone", "resnet", "no.Such", "a.b.C"])
+@pytest.mark.parametrize(
+    "kind", ["retinanet.RetinaNet", "os:system", "resnet.Backbone", "resnet.Pretrained", "resnet", "no.Such", "a.b.C"]
+)
 def test_what_is_no_part_of_the_slot_is_refused(kind: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Outer.model_validate({"backbone": {"kind": kind}})
