@@ -298,9 +298,11 @@ def heading(file: Path) -> Heading:
     """The heading of a recipe, most of which stays unread: listing many long tables is quick. Errors as of `load`."""
     names = frozenset(Heading.model_fields)
     found: dict[str, Any] = read_top(file, names | {"extends"})
-    parent: Path | None = file
-    while names - found.keys() and "extends" in found and (parent := _parent(parent, str(found.pop("extends")))):
-        found = read_top(parent, names | {"extends"}) | found
+    parent = _parent(file, str(found.pop("extends", "")))
+    while names - found.keys() and parent is not None:
+        above = read_top(parent, names | {"extends"})
+        parent = _parent(parent, str(above.pop("extends", "")))
+        found = above | found
     try:
         return Heading.model_validate({name: value for name, value in found.items() if name in names})
     except ValidationError:

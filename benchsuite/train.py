@@ -149,7 +149,7 @@ class Run(Generic[B]):
         named = dict(zip(losses, values, strict=True))
         check(self.done, named, gradient, lr)
         self.done += 1
-        if self.done % self.every == 0 or self.done == self.solver.iterations:
+        if self.done % self.every == 0 or self.done in (1, self.solver.iterations):
             images = (self.done - self.marked[0]) * len(batch.images)
             rate = images / (time.perf_counter() - self.marked[1])
             self.marked = self.done, time.perf_counter()

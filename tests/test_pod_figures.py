@@ -9,7 +9,7 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.recipe import load_recipe
 from benchsuite.report import gathered
-from benchsuite.report.gathered import pod_scales, pod_speed_accuracy
+from benchsuite.report.gathered import pod_scales, pod_speed_accuracy, pod_transfer
 from benchsuite.results import Data, Measured, Results, Row, save
 
 LAYERS = ("R31", "R32", "R46")
@@ -32,8 +32,11 @@ def results_file(folder: Path, recipe_id: str, measured: dict[str, dict[str, flo
     save(found, folder, name)
 
 
-def artifact(store: Store, key: str, inputs: dict[str, str], metrics: dict[str, float], seed: int = 3) -> str:
+def artifact(store: Store, key: str, inputs: dict[str, str], metrics: dict[str, float], seed: int = 3,
+             log: tuple[dict[str, float], ...] = ()) -> str:  # fmt: skip
     with store.lock(key), store.scratch(key) as folder:
+        if log:
+            (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (folder / "metrics.json").write_text(json.dumps(metrics))
         store.publish(key, folder, {"inputs": inputs, "job": {"seed": seed}})
     return key
@@ -56,7 +59,9 @@ def scales(store: Store, detector: str) -> dict[str, str]:
             f"{layer}_w": 2.0 + number,
             f"{layer}_w_std": 0.2,
         }
-    train = artifact(store, f"train-{detector}", {}, {})
+    first = {f"net.{layer}.{what}_{d}": value for layer in LAYERS for what, value in (("scale", 1.02), ("spread", 0.01))
+             for d in "hw"}  # fmt: skip
+    train = artifact(store, f"train-{detector}", {}, {}, log=(first, {}))
     measured = artifact(store, f"scales-{detector}", {"train": train}, metrics)
     return {f"{detector}-{d}": artifact(store, f"layers-{detector}-{d}", {"scales": measured}, {}) for d in "hw"}
 
@@ -67,7 +72,7 @@ def test_scales_of_all_layers(tmp_path: Path, store: Store) -> None:
     found = pod_scales.gather(tmp_path, store, "mini")
     assert len(found.numbers) == 4 * len(LAYERS)
     assert {"tier": "mini", "data": "generated", "row": "c4-w", "seed": 3, "layer": "R46", "scale": 4.0,
-            "deviation": 0.2} in found.numbers  # fmt: skip
+            "deviation": 0.2, "start": 1.02, "start_deviation": 0.01} in found.numbers  # fmt: skip
     assert [text.split(": ", 1)[1] for text in found.missing] == [
         f"no scales of fpn-{d}; bench run pod-table3 --rows fpn-{d} --tier mini" for d in "hw"
     ]
@@ -84,7 +89,7 @@ def test_a_picture_and_its_numbers(tmp_path: Path, store: Store) -> None:
         results_file(tmp_path, "pod-table3", {row: {"R31": 1.0} for row in keys}, keys, name)
     files, missing = gathered.plot("pod-scales", tmp_path, store, "", "svg")
     assert [file.name for file in files] == ["pod-scales.svg", "pod-scales.csv"] and len(missing) == 8
-    assert files[1].read_text().splitlines()[0] == "tier,data,row,seed,layer,scale,deviation"
+    assert files[1].read_text().splitlines()[0] == "tier,data,row,seed,layer,scale,deviation,start,start_deviation"
 
 
 def test_scales_that_are_not_there(tmp_path: Path, store: Store) -> None:
@@ -126,6 +131,36 @@ def test_nothing_to_draw_says_what_to_run(tmp_path: Path, store: Store) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_both_are_listed() -> None:
+def curve(*losses: float) -> tuple[dict[str, float], ...]:
+    return tuple({"iteration": step, "loss": loss} for step, loss in enumerate(losses, 1))
+
+
+def test_losses_of_transfer(tmp_path: Path, store: Store) -> None:
+    gsl = artifact(store, "gsl", {}, {}, log=curve(4.0, 3.0, 2.0))
+    plan = artifact(store, "plan", {"train": gsl}, {})
+    transferred = artifact(store, "wt", {"plan": plan, "gsl": gsl}, {}, log=curve(2.1, 1.5))
+    start = artifact(store, "fd", {"plan": plan}, {}, log=curve(4.2, 3.5, 2.5))
+    keys = {"retina-50-fd-wt": artifact(store, "a", {"train": transferred}, {}),
+            "retina-50-fd-2x": artifact(store, "b", {"train": start}, {})}  # fmt: skip
+    results_file(tmp_path, "pod-table5", {row: {"AP": 1.0} for row in keys}, keys)
+    found = pod_transfer.gather(tmp_path, store, "mini")
+    assert found.numbers == [
+        {"tier": "mini", "data": "generated", "detector": "retina-50", "seed": 3, "gsl_last": 2.0, "fd_wt_first": 2.1,
+         "fd_wt_last": 1.5, "fd_first": 4.2, "fd_last": 2.5}
+    ]  # fmt: skip
+    axes = found.figure.subfigs[0].axes[2]
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines() if len(line.get_xdata())]
+    assert drawn == [([1, 2, 3], [4.2, 3.5, 2.5]), ([1, 2, 3], [4.0, 3.0, 2.0]), ([4, 5], [2.1, 1.5])]
+    assert "no losses of c4-50-fd-wt; bench run pod-table5 --rows c4-50-fd-wt --tier mini" in found.missing[0]
+    assert len(found.missing) == 4, "both rows of the other detectors"
+
+
+def test_losses_that_are_not_there(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(InputError, match="first: bench run pod-table5 --rows retina-50-fd-2x,retina-50-fd-wt"):
+        pod_transfer.gather(tmp_path, store, "")
+
+
+def test_all_are_listed() -> None:
     found = gathered.available()
+    assert found["pod-transfer"].startswith("POD, table 5")
     assert found["pod-scales"].startswith("POD, figure 6") and found["pod-speed-accuracy"].startswith("POD, figure 1")

@@ -1,7 +1,11 @@
 """What gathered figures look for: results files, what their jobs left, and the commands that make what is missing."""
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from benchsuite.engine.store import Store
 from benchsuite.report.grids import meaning, provenance
 from benchsuite.results import Results, load
 
@@ -10,6 +14,36 @@ def results_of(recipe: str, folder: Path, tier: str) -> list[Results]:
     """The results of a recipe in `folder`, on whatever data; of every tier where `tier` is ""."""
     files = sorted(folder.glob(f"{recipe}.*.json"))
     return [load(file) for file in files if not tier or file.name.split(".")[1] == tier]
+
+
+def trainings(key: str, store: Store) -> Iterator[str]:
+    """The keys of the trainings that the artifact of `key` was made of, the last one first, as far as the store holds
+    them."""
+    artifact = store.artifact(key)
+    if artifact is None:
+        return
+    if artifact.path("log.jsonl").is_file():
+        yield key
+    for other in inputs(key, store).values():
+        yield from trainings(other, store)
+
+
+def inputs(key: str, store: Store) -> dict[str, str]:
+    """The keys of the inputs of a job, by their names in it."""
+    found = store.record(key)["inputs"]
+    return {name: str(other) for name, other in found.items()} if isinstance(found, Mapping) else {}
+
+
+def seed_of(key: str, store: Store) -> int:
+    """The seed of a training."""
+    job = store.record(key)["job"]
+    seed = job.get("seed") if isinstance(job, Mapping) else None
+    return seed if isinstance(seed, int) else 0
+
+
+def log(key: str, store: Store) -> list[dict[str, Any]]:
+    """The lines that a training logged, one an iteration."""
+    return [json.loads(line) for line in store.verified(key).path("log.jsonl").read_text("utf-8").splitlines()]
 
 
 def command(recipe: str, tier: str, rows: str = "") -> str:

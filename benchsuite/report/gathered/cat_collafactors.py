@@ -1,6 +1,5 @@
 """CAT's exterior colla-factors C_w and S_w by layer, for detection, segmentation and classification (its figure 5)."""
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe import TIERS
 from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
 from benchsuite.report.gathered import Gathered
-from benchsuite.report.gathered._runs import command, results_of
+from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
 from benchsuite.report.grids import meaning
 from benchsuite.results import Results, Row
 
@@ -89,33 +88,17 @@ def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, st
 
 def _trained(results: Results, row: Row, store: Store) -> list[Factors]:
     """What the log of each of the row's trainings ends with, by seed."""
-    trainings = dict.fromkeys(key for last in row.keys for key in _with_logs(last, store))
     found = []
-    for key in trainings:
-        *_, last = store.verified(key).path("log.jsonl").read_text(encoding="utf-8").splitlines()
-        line = json.loads(last)
+    for key in dict.fromkeys(key for last in row.keys for key in trainings(last, store)):
+        line = log(key, store)[-1]
         layers = [(value, line[f"{name[:-4]}.S_w"]) for name, value in line.items() if name.endswith(".C_w")]
         if not layers:
             raise InputError(
                 f"{results.recipe}/{row.id}, {results.tier} tier on {results.data.name}: its log has no colla-factors; "
                 "it was trained without CAT's exterior ones, run the row as its recipe has it"
             )
-        job = store.record(key)["job"]
-        seed = job.get("seed") if isinstance(job, Mapping) else None
-        found.append(Factors(seed if isinstance(seed, int) else 0, line["iteration"], tuple(layers)))
+        found.append(Factors(seed_of(key, store), line["iteration"], tuple(layers)))
     return sorted(found, key=lambda each: each.seed)
-
-
-def _with_logs(key: str, store: Store) -> Iterator[str]:
-    """The keys of the trainings that the artifact of `key` was made of, as far as the store holds them."""
-    artifact = store.artifact(key)
-    if artifact is None:
-        return
-    if artifact.path("log.jsonl").is_file():
-        yield key
-    inputs = store.record(key)["inputs"]
-    for other in inputs.values() if isinstance(inputs, Mapping) else ():
-        yield from _with_logs(str(other), store)
 
 
 def _missing(folder: Path, tier: str, task: str) -> str:

@@ -13,7 +13,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe import Spread
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
 from benchsuite.report.gathered import Gathered
-from benchsuite.report.gathered._runs import about, command, results_of
+from benchsuite.report.gathered._runs import about, command, inputs, log, results_of, seed_of
 from benchsuite.results import Results, Row
 
 RECIPE = "pod-table3"
@@ -24,11 +24,14 @@ COLOURS = {"h": OURS, "w": ACCENT}
 
 @dataclass(frozen=True)
 class Line:
-    """Means over images and their deviations of the layers of one detector in one direction, for one seed."""
+    """Of the layers of one detector in one direction, for one seed: means over images and their deviations, after the
+    training over the images that were measured, at its start over those of its first step."""
 
     seed: int
     means: Mapping[str, float]
     deviations: Mapping[str, float]
+    starts: Mapping[str, float]
+    spreads: Mapping[str, float]
 
 
 def gather(folder: Path, store: Store, tier: str) -> Gathered:
@@ -58,33 +61,29 @@ def _lines(results: Results, store: Store) -> dict[str, list[Line]]:
 
 def _line(row: Row, key: str, store: Store) -> Line | None:
     """From the job of Table 3's row, which picks one direction out, to the scales and the training before it."""
-    measured = _input(key, "scales", store)
-    trained = _input(measured, "train", store)
-    if not measured or not trained:
+    measured = inputs(key, store).get("scales", "") if key and store.artifact(key) else ""
+    trained = inputs(measured, store).get("train", "") if measured and store.artifact(measured) else ""
+    if not trained or not store.artifact(trained):
         return None
-    job = store.record(trained)["job"]
     numbers = store.verified(measured).metrics
-    end = f"_{row.id[-1]}"
+    direction = row.id[-1]
+    end = f"_{direction}"
     layers = [name.removesuffix(end) for name in numbers if name.endswith(end)]
     means = {name: float(numbers[name + end] or 0) for name in layers}
     deviations = {name: float(numbers[f"{name}{end}_std"] or 0) for name in layers}
-    seed = job.get("seed") if isinstance(job, Mapping) else None
-    return Line(int(str(seed)), means, deviations)
-
-
-def _input(key: str, name: str, store: Store) -> str:
-    """The key of an input of a job, "" unless the store holds both."""
-    if not key or store.artifact(key) is None:
-        return ""
-    inputs = store.record(key)["inputs"]
-    needed = str(inputs.get(name, "")) if isinstance(inputs, Mapping) else ""
-    return needed if needed and store.artifact(needed) else ""
+    first = log(trained, store)[0]
+    starts, spreads = (
+        dict(zip(layers, [value for name, value in first.items() if name.endswith(f".{what}{end}")], strict=True))
+        for what in ("scale", "spread")
+    )
+    return Line(seed_of(trained, store), means, deviations, starts, spreads)
 
 
 def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     return [
         {"tier": results.tier, "data": results.data.name, "row": row, "seed": line.seed, "layer": layer,
-         "scale": line.means[layer], "deviation": line.deviations[layer]}
+         "scale": line.means[layer], "deviation": line.deviations[layer],
+         "start": line.starts[layer], "start_deviation": line.spreads[layer]}
         for results, lines in runs for row in lines for line in lines[row] for layer in line.means
     ]  # fmt: skip
 
@@ -113,6 +112,8 @@ def _panel(axes: Axes, results: Results, lines: Mapping[str, list[Line]], name: 
         widths = [fmean(line.deviations[layer] for line in seeds) for layer in layers] if seeds else []
         axes.errorbar(range(len(means)), means, widths, fmt="o-", color=COLOURS[direction], markersize=3,
                       label=f"ours, {direction} (± over images)")  # fmt: skip
+        starts = [fmean(line.starts[layer] for line in seeds) for layer in layers] if seeds else []
+        axes.plot(range(len(starts)), starts, ":", color=COLOURS[direction], label=f"ours, {direction}, at the start")
         row = results.row(f"{name}-{direction}")
         cells = {layer: cell for layer, cell in row.published.items() if isinstance(cell, Spread) and layer in layers}
         axes.plot([layers.index(layer) for layer in cells], [cell.mean for cell in cells.values()],

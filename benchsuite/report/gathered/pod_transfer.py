@@ -1,0 +1,117 @@
+"""POD, table 5 on its way: the loss of GSL and of the FD network that has its weights, beside FD from the start."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError
+from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
+from benchsuite.report.gathered import Gathered
+from benchsuite.report.gathered._runs import about, command, inputs, log, results_of, seed_of, trainings
+from benchsuite.results import Results, Row
+
+RECIPE = "pod-table5"
+DETECTORS = {"c4-50": "Faster R-CNN, C4", "fpn-50": "Faster R-CNN, FPN", "retina-50": "RetinaNet"}
+"""By the beginning of their rows' ids."""
+TRANSFERRED, FROM_START = "-fd-wt", "-fd-2x"
+"""What follows it."""
+COLOURS = {"FD from the start": PAPER, "GSL": ACCENT, "FD with GSL's weights": OURS}
+
+Point = tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """(step, loss) of one seed: GSL, FD from its weights, and FD from the start where that was run."""
+
+    seed: int
+    gsl: Sequence[Point]
+    transferred: Sequence[Point]
+    from_start: Sequence[Point]
+
+
+Runs = Sequence[tuple[Results, Mapping[str, Sequence[Losses]]]]
+
+
+def gather(folder: Path, store: Store, tier: str) -> Gathered:
+    """From Table 5's results and the logs of its trainings; InputError, with the command, where there is none."""
+    found = [(results, {name: _losses(results, name, store) for name in DETECTORS})
+             for results in results_of(RECIPE, folder, tier)]  # fmt: skip
+    runs = [(results, losses) for results, losses in found if any(losses.values())]
+    if not runs:
+        wanted = command(RECIPE, tier, "retina-50-fd-2x,retina-50-fd-wt")
+        raise InputError(f"{folder}: no training with a GSL network's weights that the store knows; first: {wanted}")
+    missing = [
+        f"{results.tier}, {results.data.name}: no losses of {row}; {command(RECIPE, results.tier, row)}"
+        for results, losses in runs for name, seeds in losses.items()
+        for row, there in ((name + TRANSFERRED, seeds), (name + FROM_START, any(seed.from_start for seed in seeds)))
+        if not there
+    ]  # fmt: skip
+    return Gathered(_draw(runs), _numbers(runs), tuple(missing))
+
+
+def _losses(results: Results, detector: str, store: Store) -> list[Losses]:
+    """Seed by seed, what the store holds of a detector."""
+    transferred = _trained(results.row(detector + TRANSFERRED), store)
+    from_start = _trained(results.row(detector + FROM_START), store)
+    return [
+        Losses(seed, _loss(inputs(key, store)["gsl"], store), _loss(key, store), _loss(from_start.get(seed, ""), store))
+        for seed, key in transferred.items()
+        if store.artifact(inputs(key, store)["gsl"])
+    ]
+
+
+def _trained(row: Row, store: Store) -> dict[int, str]:
+    """The row's own training of each seed: the last one made, which those before it went into."""
+    keys = [next(trainings(key, store), "") for key in row.keys]
+    return {seed_of(key, store): key for key in keys if key}
+
+
+def _loss(key: str, store: Store) -> list[Point]:
+    return [(int(line["iteration"]), float(line["loss"])) for line in log(key, store)] if key else []
+
+
+def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
+    """What the paper's claim of a better start is about."""
+    return [
+        {"tier": results.tier, "data": results.data.name, "detector": name, "seed": seed.seed,
+         "gsl_last": seed.gsl[-1][1], "fd_wt_first": seed.transferred[0][1], "fd_wt_last": seed.transferred[-1][1],
+         **({"fd_first": seed.from_start[0][1], "fd_last": seed.from_start[-1][1]} if seed.from_start else {})}
+        for results, losses in runs for name, seeds in losses.items() for seed in seeds
+    ]  # fmt: skip
+
+
+def _draw(runs: Runs) -> Figure:
+    """A row of panels for each results file, a panel for each detector."""
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
+        figure.suptitle("POD, table 5: loss, a line a seed", x=0.01, ha="left", fontsize=9.5, weight="bold")
+        for part, (results, losses) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+            colour = ACCENT if results.tier == "smoke" else "#555555"
+            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
+            panels = part.subplots(1, len(DETECTORS), sharey=True)
+            for axes, (name, title) in zip(panels, DETECTORS.items(), strict=True):
+                axes.set_title(title, fontsize=8)
+                _panel(axes, losses[name])
+            panels[0].set_ylabel("training loss")
+            part.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    return figure
+
+
+def _panel(axes: Axes, seeds: Sequence[Losses]) -> None:
+    """FD-WT goes on where GSL stopped, so that what was trained as long stands above each other."""
+    for text, colour in COLOURS.items():
+        axes.plot([], [], color=colour, label=text)
+    for seed in seeds:
+        ends = seed.gsl[-1][0]
+        curves = (seed.from_start, seed.gsl, [(ends + step, loss) for step, loss in seed.transferred])
+        for points, colour in zip(curves, COLOURS.values(), strict=True):
+            axes.plot([step for step, _ in points], [loss for _, loss in points], color=colour, linewidth=0.8)
+    if not seeds:
+        axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)
+    axes.set_xlabel("step")
+    axes.grid(axis="y")
