@@ -45,85 +45,98 @@ class _CrossLevelNorm(torch.autograd.Function):
     def forward(
         ctx: Any, groups: int, eps: float, centred: bool, weight: Tensor, bias: Tensor, *levels: Tensor
     ) -> tuple[Tensor, ...]:
-        means, variances = _moments(levels)  # [L, B, C]
-        sizes = [level.shape[-2:].numel() for level in levels]
-        share = means.new_tensor([size / sum(sizes) for size in sizes]).view(-1, 1, 1)
-        mean = _grouped((share * means).sum(0), groups) if centred else torch.zeros_like(means[0])  # [B, C]
-        variance = _grouped((share * (variances + (means - mean).square())).sum(0), groups)
+        # The largest level last, so that some of it is still in the cache where it is normalised first.
+        means, variances = _moments(levels[::-1], groups)  # [L, B, G, C/G]
+        sizes = [level.shape[-2:].numel() for level in levels[::-1]]
+        weights = [size / (sum(sizes) * means.shape[3]) for size in sizes]
+        share = torch.tensor(weights, dtype=means.dtype, device=means.device).view(-1, 1, 1, 1)
+        mean = (share * means).sum((0, 3)).unsqueeze(2)  # [B, G, 1]
+        if not centred:
+            mean.zero_()
+        away = means - mean
+        variance = (share * torch.addcmul(variances, away, away)).sum((0, 3)).unsqueeze(2)
         inverse = (variance + eps).rsqrt()
-        scale = inverse * weight
-        shift = torch.addcmul(bias, mean, scale, value=-1)
+        scale = inverse * weight.view(groups, -1)
+        shift = torch.addcmul(bias.view(groups, -1), mean, scale, value=-1)
         ctx.groups, ctx.centred, ctx.positions = groups, centred, sum(sizes)
         ctx.save_for_backward(weight, mean, inverse, *levels)
-        return tuple(_affine(level, scale, shift) for level in levels)
+        return tuple(_affine(levels, scale, shift))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         weight, mean, inverse, *levels = ctx.saved_tensors
-        products, totals = _sums(slopes, levels, mean, inverse)  # Σ g x̂ and Σ g over all levels, [B, C]
+        factors = weight.view(ctx.groups, -1)
+        sums = _sums(slopes, levels, mean.expand(-1, -1, factors.shape[1]), inverse.expand(-1, -1, factors.shape[1]))
         # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
-        along = _grouped(weight * products, ctx.groups) / ctx.positions
-        flat = _grouped(weight * totals, ctx.groups) / ctx.positions if ctx.centred else torch.zeros_like(along)
-        by_slope, by_input = weight * inverse, -along * inverse.square()
-        constant = -flat * inverse - mean * by_input
-        gradients = [
-            _affine(level, by_input, constant, slope, by_slope) for slope, level in zip(slopes, levels, strict=True)
-        ]
-        return None, None, None, products.sum(0), totals.sum(0), *gradients
+        along, flat = (factors * sums.view(2, len(mean), *factors.shape)).mean(3, keepdim=True) / ctx.positions
+        by_slope, by_input = factors * inverse, -along * inverse.square()
+        constant = -mean * by_input
+        if ctx.centred:
+            constant = torch.addcmul(constant, flat, inverse, value=-1)
+        return None, None, None, *sums.sum(1), *_affine(levels, by_input, constant, slopes, by_slope)
 
 
-def _moments(levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of each image of each level, [L, B, C] both, at least float32."""
+def _moments(levels: Sequence[Tensor], groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of each image of each level, [L, B, G, C/G] both, at least float32."""
     if levels[0].is_meta:  # where costs are counted; it has no such kernel
-        means = torch.stack([level.mean((2, 3)) for level in levels])
+        means = torch.stack([level.mean((2, 3)) for level in levels]).view(len(levels), len(levels[0]), groups, -1)
         return means, means
     found = [
         torch.batch_norm_update_stats(image, None, None, 0.0) for level in levels for image in level.chunk(len(level))
     ]
-    means, variances = (torch.stack(part).view(len(levels), len(levels[0]), -1) for part in zip(*found, strict=True))
-    precise = torch.promote_types(levels[0].dtype, torch.float32)
-    return means.to(precise), variances.to(precise)
+    # All at once, a mean and a variance in turn: a kernel's start costs more than the work on so few numbers.
+    moments = torch.stack([part for pair in found for part in pair]).view(len(levels), len(levels[0]), 2, groups, -1)
+    means, variances = moments.to(torch.promote_types(levels[0].dtype, torch.float32)).unbind(2)
+    return means, variances
 
 
-def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g x̂ and Σ g over all positions, [B, C] both: what batch normalisation's backward adds up for its own weight
-    and bias, here with the group's statistics."""
+def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor) -> Tensor:
+    """Σ g x̂ and Σ g over all levels' positions, [2, B, C]: what batch normalisation's backward adds up for its own
+    weight and bias, here with the group's statistics."""
+    mean, inverse = mean.flatten(1), inverse.flatten(1)
     ones = torch.ones_like(mean[0])
     found = [
         torch.ops.aten.native_batch_norm_backward(g, x, ones, None, None, m, i, True, 0.0, [False, True, True])[1:]
         for slope, level in zip(slopes, levels, strict=True)
         for g, x, m, i in zip(slope.chunk(len(slope)), level.chunk(len(level)), mean, inverse, strict=True)
     ]
-    products, totals = (torch.stack(part).view(len(levels), len(levels[0]), -1) for part in zip(*found, strict=True))
-    return products.sum(0, dtype=mean.dtype), totals.sum(0, dtype=mean.dtype)
-
-
-def _grouped(values: Tensor, groups: int) -> Tensor:
-    """[B, C], each value replaced by its group's mean."""
-    grouped = values.view(len(values), groups, -1)
-    return grouped.mean(2, keepdim=True).expand_as(grouped).flatten(1)
+    sums = torch.stack([part for pair in found for part in pair]).view(len(levels), len(mean), 2, -1)
+    return sums.sum(0, dtype=mean.dtype).transpose(0, 1)
 
 
 def _affine(
-    level: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None = None, its_scale: Tensor | None = None
-) -> Tensor:
-    """level · scale + shift, and + other · its_scale, where level and other are [B, C, H, W] and the rest is [B, C];
-    in the level's own precision and memory format."""
-    last = level.is_contiguous(memory_format=torch.channels_last)
+    levels: Sequence[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    others: Sequence[Tensor] = (),
+    its_scale: Tensor | None = None,
+) -> list[Tensor]:
+    """level · scale + shift, and + other · its_scale, in the level's own precision and the first level's memory format.
+
+    levels, others [B, C, H, W]; the rest [B, G, C/G], or [B, G, 1] where a group's channels have the same.
+    """
+    channels = levels[0].shape[1]
+    last = levels[0].is_contiguous(memory_format=torch.channels_last)
+
+    def factors(values: Tensor) -> Tensor:
+        each = values.expand(-1, -1, channels // values.shape[1]).flatten(1).to(levels[0].dtype)
+        return each.unsqueeze(1 if last else 2)
 
     def positions(map_: Tensor) -> Tensor:
         # three dimensions, for torch's loop over four is far slower
         return map_.permute(0, 2, 3, 1).flatten(1, 2) if last else map_.flatten(2)
 
-    def factors(values: Tensor) -> Tensor:
-        return values.to(level.dtype).unsqueeze(1 if last else 2)
-
-    moved = torch.addcmul(factors(shift), positions(level), factors(scale))
-    if other is not None and its_scale is not None:
-        moved.addcmul_(positions(other), factors(its_scale))
-    images, channels, height, width = level.shape
-    return moved.view(images, height, width, channels).permute(0, 3, 1, 2) if last else moved.view_as(level)
+    scale, shift = factors(scale), factors(shift)
+    moved = [torch.addcmul(shift, positions(level), scale) for level in levels]
+    if its_scale is not None:
+        its_scale = factors(its_scale)
+        for level, other in zip(moved, others, strict=True):
+            level.addcmul_(positions(other), its_scale)
+    if last:
+        shapes = [(len(level), *level.shape[2:], level.shape[1]) for level in levels]
+        return [level.view(shape).permute(0, 3, 1, 2) for level, shape in zip(moved, shapes, strict=True)]
+    return [level.view(before.shape) for level, before in zip(moved, levels, strict=True)]
 
 
 class LevelGates(nn.Module):
