@@ -15,8 +15,8 @@ from benchsuite.errors import InputError
 from benchsuite.models import cifar_nets
 from benchsuite.models.attention import Attention, Cbam, Eca, Se
 from benchsuite.models.cost import macs, parameters
-from benchsuite.models.detector import Backbone
-from benchsuite.models.resnet import Features, ResNet, load_into
+from benchsuite.models.detector import Backbone, Features
+from benchsuite.models.resnet import ResNet, load_into
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.papers.cat import Cat, CatUnit
 

@@ -12,9 +12,9 @@ from torchvision.models.resnet import BasicBlock
 
 from benchsuite.errors import InputError, MissingData
 from benchsuite.models import resnet, timm_backbone
-from benchsuite.models.detector import Edit
+from benchsuite.models.detector import Edit, Features
 from benchsuite.models.fpn import Fpn
-from benchsuite.models.resnet import Features, Pretrained, ResNet
+from benchsuite.models.resnet import Pretrained, ResNet
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.settings import canonical, content_key
 

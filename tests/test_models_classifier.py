@@ -15,8 +15,7 @@ from benchsuite.data.class_batches import ClassBatch
 from benchsuite.models import cifar_nets, classifier
 from benchsuite.models.classifier import Classifier, LinearClassifier
 from benchsuite.models.cost import macs, parameters, ptflops_macs
-from benchsuite.models.detector import Backbone, Edit
-from benchsuite.models.resnet import Features
+from benchsuite.models.detector import Backbone, Edit, Features
 
 COUNTED: list[tuple[Backbone, int, int, float, float, float]] = [
     (cifar_nets.ResNet(), 100, 23_705_252, 1.298, 63.593, 63.987),

@@ -15,12 +15,12 @@ from benchsuite.data.batch import Batch
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.cost import macs, parameters
-from benchsuite.models.detector import Backbone, Edit
+from benchsuite.models.detector import Backbone, Edit, Features
 from benchsuite.models.fpn import Levels, Neck, PooledFpn
 from benchsuite.models.postprocess import Hard, PostProcess, Soft
 from benchsuite.models.rcnn import C4Roi, C4Rpn, FasterRcnn, FasterRcnnC4, TwoStageDetector
 from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
-from benchsuite.models.resnet import Features, ResNet
+from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
 
 CLASSES = 3

@@ -9,10 +9,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionH
 
 from benchsuite.data.batch import Batch
 from benchsuite.models.boxes import decode
-from benchsuite.models.detector import Backbone
+from benchsuite.models.detector import Backbone, Features
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.models.resnet import Features
 from benchsuite.models.retinanet import Head, RetinaNet, RetinaNetDetector, _best_pairs
 
 

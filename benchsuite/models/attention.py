@@ -18,8 +18,7 @@ from torch import nn
 from torchvision.models import mobilenetv2, resnet, shufflenetv2
 
 from benchsuite.errors import InputError
-from benchsuite.models.detector import Edit
-from benchsuite.models.resnet import Features
+from benchsuite.models.detector import Edit, Features
 
 
 class Attention(Edit):

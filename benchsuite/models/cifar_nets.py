@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_builder, mobilenetv2, shufflenetv2
 from torchvision.ops import Conv2dNormActivation
 
-from benchsuite.models.detector import Backbone, Edit
-from benchsuite.models.resnet import Features
+from benchsuite.models.detector import Backbone, Edit, Features
 
 Deviation = Annotated[float, Field(gt=0)]
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,7 +12,6 @@ from benchsuite.settings import Part
 
 if TYPE_CHECKING:
     from benchsuite.models.postprocess import PostProcess
-    from benchsuite.models.resnet import Features
 
 B = TypeVar("B", bound=ImageBatch)
 
@@ -79,6 +78,34 @@ class Backbone(Part):
         """Build it, load weights, edit, freeze: in this order."""
 
 
+class Features(nn.Module):
+    """A backbone at work: [B, 3, H, W] to a list of maps with `channels` and `strides`, one number a map.
+
+    mean, std  of the input in 0..1, per channel, as the weights expect
+    frozen     modules that stay in evaluation mode while the rest trains
+    added      modules within the frozen ones that train all the same
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen: Sequence[nn.Module] = ()
+        self.added: Sequence[nn.Module] = ()
+
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but frozen modules stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        for module in self.added:
+            module.train(mode)
+        return self
+
+
 class Edit(Part):
     """Slot: a change of a backbone that stands for itself, whatever the backbone is: units after blocks, other
     convolutions. Edits come after the weights are loaded and before anything is frozen."""
@@ -86,7 +113,7 @@ class Edit(Part):
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
 
     @abstractmethod
-    def apply(self, features: "Features") -> Sequence[nn.Module]:
+    def apply(self, features: Features) -> Sequence[nn.Module]:
         """Change `features` in place. What is returned, the modules without pretrained weights, is never frozen.
 
         InputError where the backbone has no place for it.

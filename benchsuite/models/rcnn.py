@@ -31,13 +31,13 @@ from benchsuite.data.batch import Batch, Detections
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import clip
-from benchsuite.models.detector import Backbone, Detector, Model
+from benchsuite.models.detector import Backbone, Detector, Features, Model
 from benchsuite.models.fpn import Neck, PooledFpn
 from benchsuite.models.losses import SmoothL1
 from benchsuite.models.normalise import Normalise
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.rcnn_parts import SMALLEST, ProposalNetwork, Proposals, Roi, RoiHeads, Rpn
-from benchsuite.models.resnet import Features, ResNet, ResNetFeatures
+from benchsuite.models.resnet import ResNet, ResNetFeatures
 
 
 class FasterRcnn(Model):

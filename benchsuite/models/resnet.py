@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 
 from benchsuite.errors import InputError, MissingData, nearest
-from benchsuite.models.detector import Backbone, Edit
+from benchsuite.models.detector import Backbone, Edit, Features
 from benchsuite.settings import Json
 
 
@@ -35,7 +35,7 @@ class Pretrained(Backbone):
         """What is done otherwise than the settings say, one sentence each."""
         return () if self.weights else ("backbone from scratch: no pretrained weights, every stage and norm trains",)
 
-    def edit_and_freeze(self, features: "Features", stages: Sequence[nn.Module]) -> None:
+    def edit_and_freeze(self, features: Features, stages: Sequence[nn.Module]) -> None:
         """Edit, then freeze what the settings name; `stages` are the layers of `features` from the input on, the stem
         first. What an edit added is not frozen."""
         added = [module for edit in self.edits or () for module in edit.apply(features)]
@@ -48,34 +48,6 @@ class Pretrained(Backbone):
             module.requires_grad_(False)
         for module in features.added:
             module.requires_grad_(True)
-
-
-class Features(nn.Module):
-    """A backbone at work: [B, 3, H, W] to a list of maps with `channels` and `strides`, one number a map.
-
-    mean, std  of the input in 0..1, per channel, as the weights expect
-    frozen     modules that stay in evaluation mode while the rest trains
-    added      modules within the frozen ones that train all the same
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frozen: Sequence[nn.Module] = ()
-        self.added: Sequence[nn.Module] = ()
-
-    def train(self, mode: bool = True) -> Self:
-        """As everywhere, but frozen modules stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        for module in self.added:
-            module.train(mode)
-        return self
 
 
 class ResNet(Pretrained):

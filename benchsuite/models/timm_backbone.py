@@ -9,7 +9,8 @@ from timm.models import FeatureListNet, PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from benchsuite.errors import nearest
-from benchsuite.models.resnet import Features, Pretrained, cached_weights, hash_in_name, intact
+from benchsuite.models.detector import Features
+from benchsuite.models.resnet import Pretrained, cached_weights, hash_in_name, intact
 from benchsuite.settings import Json
 
 

@@ -22,8 +22,8 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import deform_conv2d
 
 from benchsuite.errors import InputError
-from benchsuite.models.detector import Edit
-from benchsuite.models.resnet import Features, ResNetFeatures
+from benchsuite.models.detector import Edit, Features
+from benchsuite.models.resnet import ResNetFeatures
 from benchsuite.papers.pod_decompose import Plan, SubConv
 
 Init: TypeAlias = Literal["near_one", "he"]

@@ -1,11 +1,15 @@
-"""What gathered figures look for: results files, what their jobs left, and the commands that make what is missing."""
+"""What gathered figures share: results and what their jobs left, the commands that make what is missing, a frame."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchsuite.engine.store import Store
+from benchsuite.report.figures._style import ACCENT, PAPER, WIDTH, style
 from benchsuite.report.grids import meaning, provenance
 from benchsuite.results import Results, load
 
@@ -55,3 +59,33 @@ def about(results: Results) -> str:
     """Tier, data and seeds, and a warning where numbers mean nothing."""
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
     return provenance(bare) + (f"\n{meaning(results)}" if results.tier == "smoke" else "")
+
+
+T = TypeVar("T")
+
+
+def by_detector(title: str, ylabel: str, detectors: Mapping[str, str], runs: Sequence[tuple[Results, T]],
+                panel: Callable[[Axes, Results, T, str], None]) -> Figure:  # fmt: skip
+    """A row of panels for each results file, a panel for each detector, drawn by `panel(axes, results, found, name)`.
+
+    detectors  what stands above a panel, by name
+    """
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, weight="bold")
+        for part, (results, found) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+            colour = ACCENT if results.tier == "smoke" else "#555555"
+            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
+            panels = part.subplots(1, len(detectors), sharey=True)
+            for axes, (name, text) in zip(panels, detectors.items(), strict=True):
+                axes.set_title(text, fontsize=8)
+                panel(axes, results, found, name)
+                axes.grid(axis="y")
+            panels[0].set_ylabel(ylabel)
+            part.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    return figure
+
+
+def not_run(axes: Axes) -> None:
+    """Says so in an empty panel."""
+    axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)

@@ -6,14 +6,13 @@ from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.recipe import Spread
-from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
+from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
-from benchsuite.report.gathered._runs import about, command, inputs, log, results_of, seed_of
+from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of
 from benchsuite.results import Results, Row
 
 RECIPE = "pod-table3"
@@ -47,7 +46,8 @@ def gather(folder: Path, store: Store, tier: str) -> Gathered:
         f"{results.tier}, {results.data.name}: no scales of {row}; {command(RECIPE, results.tier, row)}"
         for results, lines in runs for row in lines if not lines[row]
     ]  # fmt: skip
-    return Gathered(_draw(runs), _numbers(runs), tuple(missing))
+    figure = by_detector("POD, figure 6: learnt scales", "scale (dilation)", DETECTORS, runs, _panel)
+    return Gathered(figure, _numbers(runs), tuple(missing))
 
 
 Runs = list[tuple[Results, dict[str, list[Line]]]]
@@ -88,24 +88,8 @@ def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     ]  # fmt: skip
 
 
-def _draw(runs: Runs) -> Figure:
-    """A row of panels for each results file, a panel for each detector."""
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
-        figure.suptitle("POD, figure 6: learnt scales", x=0.01, ha="left", fontsize=9.5, weight="bold")
-        for part, (results, lines) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
-            colour = ACCENT if results.tier == "smoke" else "#555555"
-            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
-            panels = part.subplots(1, len(DETECTORS), sharey=True)
-            for axes, (name, title) in zip(panels, DETECTORS.items(), strict=True):
-                axes.set_title(title, fontsize=8)
-                _panel(axes, results, {direction: lines[f"{name}-{direction}"] for direction in COLOURS}, name)
-            panels[0].set_ylabel("scale (dilation)")
-            part.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
-    return figure
-
-
-def _panel(axes: Axes, results: Results, lines: Mapping[str, list[Line]], name: str) -> None:
+def _panel(axes: Axes, results: Results, found: Mapping[str, list[Line]], name: str) -> None:
+    lines = {direction: found[f"{name}-{direction}"] for direction in COLOURS}
     layers = list(next((seeds[0].means for seeds in lines.values() if seeds), {}))
     for direction, seeds in lines.items():
         means = [fmean(line.means[layer] for line in seeds) for layer in layers] if seeds else []
@@ -120,6 +104,5 @@ def _panel(axes: Axes, results: Results, lines: Mapping[str, list[Line]], name: 
                   "D" if direction == "h" else "s", color=PAPER, markersize=4, fillstyle="none",
                   label=f"paper, {direction} (Table 3)")  # fmt: skip
     if not any(lines.values()):
-        axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)
+        not_run(axes)
     axes.set_xticks(range(len(layers)), layers, rotation=90)
-    axes.grid(axis="y")

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
+from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
-from benchsuite.report.gathered._runs import about, command, inputs, log, results_of, seed_of, trainings
+from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of, trainings
 from benchsuite.results import Results, Row
 
 RECIPE = "pod-table5"
@@ -51,7 +50,8 @@ def gather(folder: Path, store: Store, tier: str) -> Gathered:
         for row, there in ((name + TRANSFERRED, seeds), (name + FROM_START, any(seed.from_start for seed in seeds)))
         if not there
     ]  # fmt: skip
-    return Gathered(_draw(runs), _numbers(runs), tuple(missing))
+    figure = by_detector("POD, table 5: loss, a line a seed", "training loss", DETECTORS, runs, _panel)
+    return Gathered(figure, _numbers(runs), tuple(missing))
 
 
 def _losses(results: Results, detector: str, store: Store) -> list[Losses]:
@@ -85,33 +85,15 @@ def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     ]  # fmt: skip
 
 
-def _draw(runs: Runs) -> Figure:
-    """A row of panels for each results file, a panel for each detector."""
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
-        figure.suptitle("POD, table 5: loss, a line a seed", x=0.01, ha="left", fontsize=9.5, weight="bold")
-        for part, (results, losses) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
-            colour = ACCENT if results.tier == "smoke" else "#555555"
-            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
-            panels = part.subplots(1, len(DETECTORS), sharey=True)
-            for axes, (name, title) in zip(panels, DETECTORS.items(), strict=True):
-                axes.set_title(title, fontsize=8)
-                _panel(axes, losses[name])
-            panels[0].set_ylabel("training loss")
-            part.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
-    return figure
-
-
-def _panel(axes: Axes, seeds: Sequence[Losses]) -> None:
+def _panel(axes: Axes, results: Results, losses: Mapping[str, Sequence[Losses]], name: str) -> None:
     """FD-WT goes on where GSL stopped, so that what was trained as long stands above each other."""
     for text, colour in COLOURS.items():
         axes.plot([], [], color=colour, label=text)
-    for seed in seeds:
+    for seed in losses[name]:
         ends = seed.gsl[-1][0]
         curves = (seed.from_start, seed.gsl, [(ends + step, loss) for step, loss in seed.transferred])
         for points, colour in zip(curves, COLOURS.values(), strict=True):
             axes.plot([step for step, _ in points], [loss for _, loss in points], color=colour, linewidth=0.8)
-    if not seeds:
-        axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)
+    if not losses[name]:
+        not_run(axes)
     axes.set_xlabel("step")
-    axes.grid(axis="y")
