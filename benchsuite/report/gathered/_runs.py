@@ -1,6 +1,7 @@
 """What gathered figures share: results and what their jobs left, the commands that make what is missing, a frame."""
 
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,10 +56,14 @@ def command(recipe: str, tier: str, rows: str = "") -> str:
     return f"bench run {recipe}{f' --rows {rows}' if rows else ''} --tier {tier or 'smoke'}"
 
 
-def about(results: Results) -> str:
-    """Tier, data and seeds, and a warning where numbers mean nothing."""
+def about(results: Results, letters: int = 140) -> str:
+    """Tier, data and seeds, and a warning where numbers mean nothing, in lines of so many letters; 140 fill a page."""
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
-    return provenance(bare) + (f"\n{meaning(results)}" if results.tier == "smoke" else "")
+    lines = [
+        *textwrap.wrap(provenance(bare), letters),
+        *(textwrap.wrap(meaning(results), letters) if results.tier == "smoke" else []),
+    ]
+    return "\n".join(lines)
 
 
 T = TypeVar("T")
@@ -71,11 +76,14 @@ def by_detector(title: str, ylabel: str, detectors: Mapping[str, str], runs: Seq
     detectors  what stands above a panel, by name
     """
     with style():
-        figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(runs)), dpi=300, layout="constrained")
+        notes = [about(results) for results, _ in runs]
+        heights = [2.2 + 0.12 * len(note.splitlines()) for note in notes]
+        figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), dpi=300, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, weight="bold")
-        for part, (results, found) in zip(figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+        parts = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, note, (results, found) in zip(parts, notes, runs, strict=True):
             colour = ACCENT if results.tier == "smoke" else "#555555"
-            part.suptitle(about(results), x=0.01, ha="left", fontsize=7, color=colour)
+            part.suptitle(note, x=0.01, ha="left", fontsize=7, color=colour)
             panels = part.subplots(1, len(detectors), sharey=True)
             for axes, (name, text) in zip(panels, detectors.items(), strict=True):
                 axes.set_title(text, fontsize=8)
