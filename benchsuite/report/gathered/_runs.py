@@ -59,11 +59,8 @@ def command(recipe: str, tier: str, rows: str = "") -> str:
 def about(results: Results, letters: int = 140) -> str:
     """Tier, data and seeds, and a warning where numbers mean nothing, in lines of so many letters; 140 fill a page."""
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
-    lines = [
-        *textwrap.wrap(provenance(bare), letters),
-        *(textwrap.wrap(meaning(results), letters) if results.tier == "smoke" else []),
-    ]
-    return "\n".join(lines)
+    texts = [provenance(bare), *([meaning(results)] if results.tier == "smoke" else [])]
+    return "\n".join(textwrap.fill(text, letters) for text in texts)
 
 
 T = TypeVar("T")

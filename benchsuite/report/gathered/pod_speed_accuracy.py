@@ -94,7 +94,7 @@ def _draw(printed: Points, runs: list[tuple[Results, Results, Points]]) -> Figur
         _panel(panels[0], printed, "paper, minival: Tables 4 (ms, device untold) and 5 (AP)", PAPER)
         for axes, (timed, scored, points) in zip(panels[1:], runs, strict=True):
             device = ", ".join(dict.fromkeys(row.device for row in timed.rows if row.device))
-            note = about(scored, 140 // (1 + len(runs))) + f"\ntimed on {device or 'no device yet'}"
+            note = about(scored, 120 // (1 + len(runs))) + f"\ntimed on {device or 'no device yet'}"
             _panel(axes, points, note, ACCENT if timed.tier == "smoke" else "#555555")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=len(DETECTORS))
     return figure
