@@ -2,7 +2,6 @@
 docstring line says what it shows. A module named as a recipe (`har-table1` → `har_table1.py`) is that recipe's own
 default. Only drawing imports matplotlib."""
 
-import ast
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +24,15 @@ def available() -> dict[str, str]:
 def described(folder: Path) -> dict[str, str]:
     """Name and first line of each module in a folder, `cat_maps.py` as `cat-maps`; what begins with `_` is none.
 
-    The modules are read, not imported: to list what can be drawn, nothing that draws is needed.
+    The modules are read, neither imported nor parsed: to list what can be drawn, nothing that draws is needed.
     """
     files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
     return {file.stem.replace("_", "-"): _first_line(file) for file in files}
 
 
 def _first_line(file: Path) -> str:
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    _, _, docstring = file.read_text(encoding="utf-8").partition('"""')
+    return docstring.partition('"""')[0].partition("\n")[0]
 
 
 def draw(name: str, results: "Results") -> "Figure":
