@@ -298,3 +298,14 @@ def test_a_seed_gives_the_baselines_layers_the_same_weights(settings: dict[str, 
 def test_refuses(part: Any, wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         part.model_validate(wrong)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_clgn_is_as_exact_as_group_norm_of_channels_last_maps(offset: float) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 32, 40, 40) + offset).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.ones(32), torch.zeros(32)
+    exact = nn.functional.group_norm(x.double(), 4, weight.double(), bias.double())
+    ours = (cross_level_group_norm([x], 4, weight, bias)[0] - exact).abs().max()
+    theirs = (nn.functional.group_norm(x, 4, weight, bias) - exact).abs().max()
+    assert ours < 4 * theirs + 1e-6

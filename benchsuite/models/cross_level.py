@@ -38,27 +38,25 @@ def cross_level_group_norm(
 
 
 class _CrossLevelNorm(torch.autograd.Function):
-    """Moments of each channel of each level first, then one multiplication and addition of each level where it is: to
-    lay the levels side by side for one `group_norm` would copy them, which costs as much as half a normalisation."""
+    """Sums of each channel of each level first, then one multiplication and addition of each level where it is: to lay
+    the levels side by side for one `group_norm` would copy them, which costs as much as half a normalisation."""
 
     @staticmethod
     def forward(
         ctx: Any, groups: int, eps: float, centred: bool, weight: Tensor, bias: Tensor, *levels: Tensor
     ) -> tuple[Tensor, ...]:
-        # The largest level last, so that some of it is still in the cache where it is normalised first.
-        means, variances = _moments(levels[::-1], groups)  # [L, B, G, C/G]
-        sizes = [level.shape[-2:].numel() for level in levels[::-1]]
-        weights = [size / (sum(sizes) * means.shape[3]) for size in sizes]
-        share = torch.tensor(weights, dtype=means.dtype, device=means.device).view(-1, 1, 1, 1)
-        mean = (share * means).sum((0, 3)).unsqueeze(2)  # [B, G, 1]
+        positions = sum(level.shape[-2:].numel() for level in levels)
+        precise = torch.promote_types(levels[0].dtype, torch.float32)
+        weight, bias = weight.to(precise), bias.to(precise)
+        none = weight.new_zeros(len(levels[0]), groups)
+        sums = _sums(levels, levels, none, none + 1, weight)
+        square, mean = sums.mean(3, keepdim=True) / positions  # [B, G, 1]
         if not centred:
-            mean.zero_()
-        away = means - mean
-        variance = (share * torch.addcmul(variances, away, away)).sum((0, 3)).unsqueeze(2)
-        inverse = (variance + eps).rsqrt()
+            mean = torch.zeros_like(mean)
+        inverse = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).add_(eps).rsqrt_()
         scale = inverse * weight.view(groups, -1)
         shift = torch.addcmul(bias.view(groups, -1), mean, scale, value=-1)
-        ctx.groups, ctx.centred, ctx.positions = groups, centred, sum(sizes)
+        ctx.groups, ctx.centred, ctx.positions = groups, centred, positions
         ctx.save_for_backward(weight, mean, inverse, *levels)
         return tuple(_affine(levels, scale, shift))
 
@@ -67,42 +65,35 @@ class _CrossLevelNorm(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         weight, mean, inverse, *levels = ctx.saved_tensors
         factors = weight.view(ctx.groups, -1)
-        sums = _sums(slopes, levels, mean.expand(-1, -1, factors.shape[1]), inverse.expand(-1, -1, factors.shape[1]))
+        sums = _sums(slopes, levels, mean.flatten(1), inverse.flatten(1), weight)
         # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
-        along, flat = (factors * sums.view(2, len(mean), *factors.shape)).mean(3, keepdim=True) / ctx.positions
+        along, flat = (factors * sums).mean(3, keepdim=True) / ctx.positions
         by_slope, by_input = factors * inverse, -along * inverse.square()
         constant = -mean * by_input
         if ctx.centred:
             constant = torch.addcmul(constant, flat, inverse, value=-1)
-        return None, None, None, *sums.sum(1), *_affine(levels, by_input, constant, slopes, by_slope)
+        gradients = _affine(levels, by_input, constant, slopes, by_slope)
+        return None, None, None, *sums.sum(1).flatten(1), *gradients
 
 
-def _moments(levels: Sequence[Tensor], groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of each image of each level, [L, B, G, C/G] both, at least float32."""
+def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
+    """Σ g x̂ and Σ g over all levels' positions, [2, B, G, C/G], x̂ = (x − mean) · inverse, which are [B, G].
+
+    They are what group normalisation's backward pass adds up for its own weight and bias, in one reading of g and x.
+    With g = x they are moments, of a kernel that reads once what those for moments read twice; the variance is then
+    Σ x² / n − μ², as `group_norm` itself has it of channels_last maps.
+    """
+    shape = len(levels), len(levels[0]), 2, mean.shape[1], -1
     if levels[0].is_meta:  # where costs are counted; it has no such kernel
-        means = torch.stack([level.mean((2, 3)) for level in levels]).view(len(levels), len(levels[0]), groups, -1)
-        return means, means
+        return torch.stack([level.sum((2, 3)) for level in levels for _ in range(2)]).view(shape).sum(0).transpose(0, 1)
     found = [
-        torch.batch_norm_update_stats(image, None, None, 0.0) for level in levels for image in level.chunk(len(level))
-    ]
-    # All at once, a mean and a variance in turn: a kernel's start costs more than the work on so few numbers.
-    moments = torch.stack([part for pair in found for part in pair]).view(len(levels), len(levels[0]), 2, groups, -1)
-    means, variances = moments.to(torch.promote_types(levels[0].dtype, torch.float32)).unbind(2)
-    return means, variances
-
-
-def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor) -> Tensor:
-    """Σ g x̂ and Σ g over all levels' positions, [2, B, C]: what batch normalisation's backward adds up for its own
-    weight and bias, here with the group's statistics."""
-    mean, inverse = mean.flatten(1), inverse.flatten(1)
-    ones = torch.ones_like(mean[0])
-    found = [
-        torch.ops.aten.native_batch_norm_backward(g, x, ones, None, None, m, i, True, 0.0, [False, True, True])[1:]
+        torch.ops.aten.native_group_norm_backward(
+            g, x, m, i, weight, 1, x.shape[1], x.shape[2:].numel(), mean.shape[1], [False, True, True]
+        )[1:]
         for slope, level in zip(slopes, levels, strict=True)
-        for g, x, m, i in zip(slope.chunk(len(slope)), level.chunk(len(level)), mean, inverse, strict=True)
+        for g, x, m, i in zip(*(part.chunk(len(level)) for part in (slope, level, mean, inverse)), strict=True)
     ]
-    sums = torch.stack([part for pair in found for part in pair]).view(len(levels), len(mean), 2, -1)
-    return sums.sum(0, dtype=mean.dtype).transpose(0, 1)
+    return torch.stack([part for pair in found for part in pair]).view(shape).sum(0).transpose(0, 1)
 
 
 def _affine(
