@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from benchsuite.report.figures._style import PALETTE, WIDTH, style
+from benchsuite.report.figures._style import PALETTE, WIDTH, headline, style
 
 ACROSS = 2
 """Pairs of pictures beside each other."""
@@ -75,7 +75,7 @@ def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, 
     with style():
         height = sum(cell * ratio + 0.18 for ratio in ratios) + 0.75
         figure = Figure(figsize=(2 * cell * across, height), dpi=300, layout="constrained")
-        figure.suptitle(f"{title}: truth, and predictions with score ≥ {threshold:g}", x=0.01, ha="left", fontsize=8)
+        headline(figure, f"{title}: truth, and predictions with score ≥ {threshold:g}")
         panels = figure.subplots(down, 2 * across, squeeze=False, gridspec_kw={"height_ratios": ratios})
         for axes in panels.flat:
             axes.set_axis_off()

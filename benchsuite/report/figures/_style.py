@@ -77,6 +77,12 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
+def headline(figure: Figure, text: str) -> None:
+    """What stands above pictures, in as many lines as it needs."""
+    lines = textwrap.fill(text, round(14.5 * figure.get_figwidth()))
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=8)
+
+
 ACROSS = 3
 """Panels beside each other."""
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from benchsuite.errors import InputError
-from benchsuite.report.figures._style import WIDTH
+from benchsuite.report.figures._style import WIDTH, headline
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -35,7 +35,7 @@ def named(arrays: Arrays, prefix: str, what: str) -> list[str]:
 def sheet(title: str, what: str, across: int, image: NDArray[np.generic]) -> Figure:
     height = min(3.5, WIDTH / across * image.shape[0] / image.shape[1])
     figure = Figure(figsize=(WIDTH, height + 1.1), dpi=300, layout="constrained")
-    figure.suptitle(f"{title}: {what}", x=0.01, ha="left", fontsize=8)
+    headline(figure, f"{title}: {what}")
     return figure
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchsuite.errors import InputError
-from benchsuite.report.figures._style import WIDTH, style
+from benchsuite.report.figures._style import WIDTH, headline, style
 from benchsuite.report.probed._arrays import Arrays, crop, extent
 
 LABELS = {"avg": "$S_{Avg}$", "max": "$S_{Max}$", "ent": "$S_{Ent}$",
@@ -24,7 +24,7 @@ def draw(arrays: Arrays, title: str) -> Figure:
     with style():
         height = WIDTH / len(columns) * image.shape[0] / image.shape[1]
         figure = Figure(figsize=(WIDTH, len(levels) * (height + 0.08) + 0.6), dpi=300, layout="constrained")
-        figure.suptitle(f"{title}: spatial maps of each stage's first block", x=0.01, ha="left", fontsize=8)
+        headline(figure, f"{title}: spatial maps of each stage's first block")
         panels = figure.subplots(len(levels), len(columns), squeeze=False)
         for row, level in zip(panels, sorted(levels), strict=True):
             for axes, (kind, sign) in zip(row, columns, strict=True):

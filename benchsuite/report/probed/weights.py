@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
+from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, headline, style
 from benchsuite.report.probed._arrays import Arrays, named
 
 
@@ -16,7 +16,7 @@ def draw(arrays: Arrays, title: str) -> Figure:
     cls, box = (np.atleast_2d(arrays[f"weights_{task}"].astype(np.float32)) for task in ("cls", "box"))
     with style():
         figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * len(cls)), dpi=300, layout="constrained")
-        figure.suptitle(f"{title}: channel weights", x=0.01, ha="left", fontsize=8)
+        headline(figure, f"{title}: channel weights")
         panels = figure.subplots(len(cls), 1, squeeze=False, sharey=True)[:, 0]
         for level, (axes, ours, other) in enumerate(zip(panels, cls, box, strict=True), 3):
             order = np.argsort(-ours, kind="stable")
