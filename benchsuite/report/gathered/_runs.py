@@ -93,4 +93,5 @@ def by_detector(title: str, ylabel: str, detectors: Mapping[str, str], runs: Seq
 
 def not_run(axes: Axes) -> None:
     """Says so in an empty panel."""
+    axes.set_xticks([])
     axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes, color=PAPER)

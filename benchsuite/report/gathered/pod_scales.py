@@ -103,6 +103,6 @@ def _panel(axes: Axes, results: Results, found: Mapping[str, list[Line]], name: 
         axes.plot([layers.index(layer) for layer in cells], [cell.mean for cell in cells.values()],
                   "D" if direction == "h" else "s", color=PAPER, markersize=4, fillstyle="none",
                   label=f"paper, {direction} (Table 3)")  # fmt: skip
+    axes.set_xticks(range(len(layers)), layers, rotation=90)
     if not any(lines.values()):
         not_run(axes)
-    axes.set_xticks(range(len(layers)), layers, rotation=90)
