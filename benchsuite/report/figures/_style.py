@@ -33,6 +33,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # a tick says its whole number
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.5,
     "xtick.labelsize": 7.5,
@@ -79,7 +80,7 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
 
 def headline(figure: Figure, text: str) -> None:
     """What stands above pictures, in as many lines as it needs."""
-    lines = textwrap.fill(text, round(14.5 * figure.get_figwidth()))
+    lines = textwrap.fill(text, round(17 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=8)
 
 
