@@ -132,7 +132,7 @@ class LayerScales(Job):
     @property
     def label(self) -> str:
         """For progress and plan."""
-        return f"scales in {self.direction} seed {self.scales.train.seed}"
+        return f"pick scales in {self.direction} seed {self.scales.train.seed}"
 
     def do(self, context: Context) -> None:
         """Pick them out."""

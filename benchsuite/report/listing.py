@@ -140,6 +140,7 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
             {
                 "key": key,
                 "type": job.kind(),
+                "work": job.work,
                 "label": job.label,
                 "needs": [needed.key for needed in job.inputs.values()],
                 "rows": plan.users[key],
@@ -170,7 +171,7 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
 
 
 def _counted(jobs: Sequence[Mapping[str, Any]]) -> str:
-    names = [str(job["type"]).rpartition(".")[2].lower() for job in jobs]
+    names = [str(job["work"]).lower() for job in jobs]
     return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
