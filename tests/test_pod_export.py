@@ -12,7 +12,7 @@ from torchvision.ops import DeformConv2d, nms
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.export import Agreement, agreement, check, export, write
+from benchsuite.export import Agreement, Exported, agreement, check, export, write
 from benchsuite.models.detector import Detector, Edit
 from benchsuite.models.fpn import Fpn, PooledFpn
 from benchsuite.models.postprocess import Hard, PostProcess, Soft, Voting
@@ -23,6 +23,7 @@ from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Plan, decompose
 from benchsuite.plan import make_plan
 from benchsuite.recipe import select
+from benchsuite.report.listing import print_export
 
 FRAME = 64, 96
 POST = PostProcess(score_threshold=0.05, candidates=60, detections=15)
@@ -197,3 +198,13 @@ def test_says_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plan = make_plan(select(["pod-table2"]), "smoke", rows=["retina-50-fd"])
     with pytest.raises(InputError, match=r"needs onnx; install it with: pip install 'benchsuite\[export\]'"):
         export(plan, Store(tmp_path / "runs"), tmp_path / "model.onnx", 1)
+
+
+@pytest.mark.parametrize(
+    ("detections", "told"), [(7, "scores within 1e-07 of torch's"), (0, "nothing to hold against")]
+)
+def test_agreement_over_nothing_is_not_called_one(
+    detections: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_export(Exported("model.onnx", (96, 128), {"Conv": 3}, 4, detections, 2e-5, 1e-7))
+    assert told in " ".join(capsys.readouterr().out.split())

@@ -215,11 +215,15 @@ def print_export(found: "Exported") -> None:
     """Where the file is, what it is made of, and how far it is from torch."""
     operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
     height, width = found.frame
+    told = f"{found.detections} detections of {found.pictures} pictures: "
+    if found.detections:
+        told += f"boxes within {found.boxes_px:.1g} px, scores within {found.scores:.1g} of torch's"
+    else:
+        told += "nothing to hold against torch's; take more pictures (--images) or --set post.score_threshold=0"
     print_things(
         f"written: {found.file}, for one picture padded to {height}×{width} (image, size → boxes, scores, labels)",
         f"operators: {operators}",
-        f"{found.detections} detections of {found.pictures} pictures: boxes within {found.boxes_px:.1g} px, scores "
-        f"within {found.scores:.1g} of torch's",
+        told,
     )
 
 
