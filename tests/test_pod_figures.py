@@ -71,7 +71,7 @@ def test_scales_of_all_layers(tmp_path: Path, store: Store) -> None:
     results_file(tmp_path, "pod-table3", {row: {"R31": 1.0} for row in keys}, keys)
     found = pod_scales.gather(tmp_path, store, "mini")
     assert len(found.numbers) == 4 * len(LAYERS)
-    assert {"tier": "mini", "data": "generated", "row": "c4-w", "seed": 3, "layer": "R46", "scale": 4.0,
+    assert {"tier": "mini", "data": "generated", "set": "", "row": "c4-w", "seed": 3, "layer": "R46", "scale": 4.0,
             "deviation": 0.2, "start": 1.02, "start_deviation": 0.01} in found.numbers  # fmt: skip
     assert [text.split(": ", 1)[1] for text in found.missing] == [
         f"no scales of fpn-{d}; bench run pod-table3 --rows fpn-{d} --tier mini" for d in "hw"
@@ -89,7 +89,7 @@ def test_a_picture_and_its_numbers(tmp_path: Path, store: Store) -> None:
         results_file(tmp_path, "pod-table3", {row: {"R31": 1.0} for row in keys}, keys, name)
     files, missing = gathered.plot("pod-scales", tmp_path, store, "", "svg")
     assert [file.name for file in files] == ["pod-scales.svg", "pod-scales.csv"] and len(missing) == 8
-    assert files[1].read_text().splitlines()[0] == "tier,data,row,seed,layer,scale,deviation,start,start_deviation"
+    assert files[1].read_text().splitlines()[0] == "tier,data,set,row,seed,layer,scale,deviation,start,start_deviation"
 
 
 def test_scales_that_are_not_there(tmp_path: Path, store: Store) -> None:
@@ -145,8 +145,9 @@ def test_losses_of_transfer(tmp_path: Path, store: Store) -> None:
     results_file(tmp_path, "pod-table5", {row: {"AP": 1.0} for row in keys}, keys)
     found = pod_transfer.gather(tmp_path, store, "mini")
     assert found.numbers == [
-        {"tier": "mini", "data": "generated", "detector": "retina-50", "seed": 3, "gsl_last": 2.0, "gsl_last_ten": 3.0,
-         "fd_wt_first": 2.1, "fd_wt_first_ten": pytest.approx(1.8), "fd_first": 4.2, "fd_first_ten": pytest.approx(3.4)}
+        {"tier": "mini", "data": "generated", "set": "", "detector": "retina-50", "seed": 3,
+         "gsl_last": 2.0, "gsl_last_ten": 3.0, "fd_wt_first": 2.1, "fd_wt_first_ten": pytest.approx(1.8), "fd_first": 4.2,
+         "fd_first_ten": pytest.approx(3.4)}
     ]  # fmt: skip
     axes = found.figure.subfigs[0].axes[2]
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines() if len(line.get_xdata())]

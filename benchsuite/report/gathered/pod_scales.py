@@ -81,7 +81,8 @@ def _line(row: Row, key: str, store: Store) -> Line | None:
 
 def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     return [
-        {"tier": results.tier, "data": results.data.name, "row": row, "seed": line.seed, "layer": layer,
+        {"tier": results.tier, "data": results.data.name, "set": " ".join(results.overrides),
+         "row": row, "seed": line.seed, "layer": layer,
          "scale": line.means[layer], "deviation": line.deviations[layer],
          "start": line.starts[layer], "start_deviation": line.spreads[layer]}
         for results, lines in runs for row in lines for line in lines[row] for layer in line.means

@@ -80,7 +80,8 @@ def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     """What the paper's claim of a better start is about: the loss where GSL ends and each FD network begins, of one
     step and, for batches differ, over ten."""
     return [
-        {"tier": results.tier, "data": results.data.name, "detector": name, "seed": seed.seed,
+        {"tier": results.tier, "data": results.data.name, "set": " ".join(results.overrides),
+         "detector": name, "seed": seed.seed,
          **_ends("gsl_last", seed.gsl[::-1]), **_ends("fd_wt_first", seed.transferred),
          **_ends("fd_first", seed.from_start)}
         for results, losses in runs for name, seeds in losses.items() for seed in seeds
