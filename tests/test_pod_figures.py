@@ -146,8 +146,8 @@ def test_losses_of_transfer(tmp_path: Path, store: Store) -> None:
     found = pod_transfer.gather(tmp_path, store, "mini")
     assert found.numbers == [
         {"tier": "mini", "data": "generated", "set": "", "detector": "retina-50", "seed": 3,
-         "gsl_last": 2.0, "gsl_last_ten": 3.0, "fd_wt_first": 2.1, "fd_wt_first_ten": pytest.approx(1.8), "fd_first": 4.2,
-         "fd_first_ten": pytest.approx(3.4)}
+         "gsl_last": 2.0, "gsl_last_ten": 3.0, "fd_wt_first": 2.1, "fd_wt_first_ten": pytest.approx(1.8),
+         "fd_first": 4.2, "fd_first_ten": pytest.approx(3.4)}
     ]  # fmt: skip
     axes = found.figure.subfigs[0].axes[2]
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines() if len(line.get_xdata())]
