@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from probe_cases import arrays_of
 from safetensors.torch import load_file
 
-from benchsuite import checkpoint
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context
 from benchsuite.jobs import Detection, probe_for
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.timm_backbone import Timm
@@ -40,14 +39,7 @@ def arrays(folder: Path, image: int = 1, **backbone: Any) -> Path:
     """Run the job on a model as it starts."""
     model = SMALL["model"] | {"backbone": SMALL["model"]["backbone"] | backbone}
     pipeline = Detection.model_validate(SMALL | {"model": model})
-    fit = pipeline.fit(0)
-    job = SpatialMaps(train=fit, data=pipeline.data.val, input=pipeline.input, image=image)
-    torch.manual_seed(0)
-    (folder / "train").mkdir()
-    checkpoint.save(folder / "train" / "weights.safetensors", fit.model.build(24).state_dict())
-    (folder / "maps").mkdir()
-    job.do(Context(folder / "maps", folder / "p", folder / "c", {"train": Artifact(fit.key, folder / "train")}))
-    return folder / "maps" / "arrays.safetensors"
+    return arrays_of(SpatialMaps, pipeline, folder, image)
 
 
 def test_the_probe_is_found_by_its_picture() -> None:

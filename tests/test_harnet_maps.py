@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.quiver import Quiver
+from probe_cases import arrays_of
 from safetensors.torch import load_file
 from test_harnet_training import SMALL
 
 from benchsuite import checkpoint
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context
 from benchsuite.jobs import Detection
 from benchsuite.models import retinanet
 from benchsuite.models.fpn import Fpn
@@ -31,14 +31,7 @@ def maps(folder: Path, image: int = 1, **changes: Any) -> Path:
     model = SMALL["model"] | changes
     rest = {name: value for name, value in SMALL.items() if name not in ("kind", "attach_at")}
     pipeline = Detection.model_validate({"kind": "jobs.Detection", **rest, "model": model})
-    fit = pipeline.fit(0)
-    job = AttentionMaps(train=fit, data=pipeline.data.val, input=pipeline.input, image=image)
-    torch.manual_seed(0)
-    (folder / "train").mkdir()
-    checkpoint.save(folder / "train" / "weights.safetensors", fit.model.build(24).state_dict())
-    (folder / "maps").mkdir()
-    job.do(Context(folder / "maps", folder / "p", folder / "c", {"train": Artifact(fit.key, folder / "train")}))
-    return folder / "maps" / "arrays.safetensors"
+    return arrays_of(AttentionMaps, pipeline, folder, image)
 
 
 def test_arrays_of_a_hybrid(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class Halves(Detector):
     """Finds the left half of a box in every image but the second."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError  # it only detects here
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         count = len(batch.images)

@@ -248,7 +248,7 @@ def test_refuses_weights_of_another_architecture(tmp_path: Path, done: dict[str,
 def test_refuses_a_model_without_a_backbone_to_edit() -> None:
     class Bare(pod_jobs.Model):
         def build(self, num_classes: int) -> Any:
-            raise NotImplementedError
+            raise NotImplementedError  # refused before it is built
 
     with pytest.raises(InputError, match="no backbone that can be edited"):
         pod_jobs.edited(Bare(), pod.Gsl())

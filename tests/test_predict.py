@@ -31,7 +31,7 @@ class Corner(Detector):
         self.label = label
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError  # it only detects here
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         assert not self.training and torch.is_inference_mode_enabled()

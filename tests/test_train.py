@@ -40,7 +40,7 @@ class Tiny(Detector):
         return {"classification": (logits[:, 0] - target).square().mean(), "box": logits[:, 1].exp().mean()}
 
     def detect(self, batch: Batch, post: object) -> Detections:
-        raise NotImplementedError
+        raise NotImplementedError  # it is only trained here
 
 
 class Fakes(Dataset[Batch]):

@@ -6,14 +6,12 @@ from matplotlib.typing import FillStyleType
 
 from benchsuite.recipe import Column
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.figures._style import HATCHED, OURS, PAPER, legend, missing, new_figure, style
+from benchsuite.report.figures._style import ACROSS, HATCHED, OURS, PAPER, legend, missing, new_figure, style
 from benchsuite.report.grids import label
 from benchsuite.results import Results
 
 MINIVAL = "minival_"
 """What the id of a column begins with that holds on minival what the column of the rest of its id holds on test-dev."""
-ACROSS = 3
-"""Panels beside each other."""
 
 
 def draw(results: Results) -> Figure:

@@ -38,8 +38,8 @@ def gather(folder: Path, store: Store, tier: str) -> Gathered:
 
     InputError, with the command that makes them, where there is none.
     """
-    found = {id(results): (results, _lines(results, store)) for results in results_of(RECIPE, folder, tier)}
-    runs = [(results, lines) for results, lines in found.values() if any(lines.values())]
+    found = [(results, _lines(results, store)) for results in results_of(RECIPE, folder, tier)]
+    runs = [(results, lines) for results, lines in found if any(lines.values())]
     if not runs:
         raise InputError(f"{folder}: holds no learnt scales that the store knows; first: {command(RECIPE, tier)}")
     missing = [
