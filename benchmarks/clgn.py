@@ -16,8 +16,8 @@ from step import compare
 from torch import Tensor
 from torch.nn.functional import group_norm
 
+from benchsuite.loops.timing import keep_memory
 from benchsuite.models.cross_level import cross_level_group_norm
-from benchsuite.timing import keep_memory
 
 IMAGES, CHANNELS, GROUPS, TARGET = 2, 256, 32, 1.3
 LEVELS = (80, 128), (40, 64), (20, 32), (10, 16), (5, 8)

@@ -15,11 +15,11 @@ import torch
 from step import compare
 from torch import Tensor, nn
 
+from benchsuite.loops.timing import keep_memory
 from benchsuite.models.cost import macs, parameters
 from benchsuite.models.detector import Model
-from benchsuite.plan import make_plan
-from benchsuite.recipe import select
-from benchsuite.timing import keep_memory
+from benchsuite.recipe.recipe import select
+from benchsuite.verbs.plan import make_plan
 
 HEIGHT, WIDTH, CLASSES = 640, 1024, 80
 ROWS = "resnet-50-ha", "resnet-50"

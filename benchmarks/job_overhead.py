@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchsuite.engine.job import Context, Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run
 from benchsuite.engine.store import Store
-from benchsuite.job import Context, Job
 
 ALLOWED_EMPTY, ALLOWED_TRAINING = 0.05, 0.3  # seconds
 BATCH_OF_JOBS = 10

@@ -31,16 +31,16 @@ from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.locate import open_folder
 from benchsuite.data.transforms import Flip, ShortSide
 from benchsuite.engine.environment import environment
-from benchsuite.job import Context
-from benchsuite.loops import Precision, autocast
+from benchsuite.engine.job import Context
+from benchsuite.loops.device import Precision, autocast
+from benchsuite.loops.predict import predict
+from benchsuite.loops.timing import keep_memory
+from benchsuite.loops.train import Run, Solver
 from benchsuite.metrics.coco import Coco
 from benchsuite.metrics.metric import Found
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
-from benchsuite.predict import predict
-from benchsuite.timing import keep_memory
-from benchsuite.train import Run, Solver
 
 TURN = 5  # iterations each before the other goes on
 

@@ -20,11 +20,11 @@ from torch.nn.functional import pad
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.transforms import Input
+from benchsuite.loops.timing import keep_memory
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess, Soft, Voting
 from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet_testing import MultiScale
-from benchsuite.timing import keep_memory
 
 HEIGHT, WIDTH, TARGET = 480, 640, 1.15
 # Random weights give no score its meaning, so a level's best pairs are taken whatever their score: some 300 a size.

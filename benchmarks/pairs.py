@@ -28,7 +28,7 @@ def quieten() -> None:
     """Two threads, a fixed seed, and memory that stays with the process."""
     import torch
 
-    from benchsuite.timing import keep_memory
+    from benchsuite.loops.timing import keep_memory
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)

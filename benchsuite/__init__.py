@@ -16,14 +16,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from benchsuite.engine.store import Store
-    from benchsuite.plan import make_plan
-    from benchsuite.recipe import load_recipe
-    from benchsuite.results import to_frame
-    from benchsuite.run import RunOptions, run_plan
+    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.report.results import to_frame
+    from benchsuite.verbs.plan import make_plan
+    from benchsuite.verbs.run import RunOptions, run_plan
 
 _HOMES = {
-    "RunOptions": "run", "Store": "engine.store", "load_recipe": "recipe", "make_plan": "plan", "run_plan": "run",
-    "to_frame": "results",
+    "RunOptions": "verbs.run", "Store": "engine.store", "load_recipe": "recipe.recipe", "make_plan": "verbs.plan",
+    "run_plan": "verbs.run", "to_frame": "report.results",
 }  # fmt: skip
 
 __all__ = ["RunOptions", "Store", "load_recipe", "make_plan", "run_plan", "to_frame"]

@@ -11,7 +11,7 @@ import typer
 from benchsuite.errors import BenchError, InputError
 
 if TYPE_CHECKING:
-    from benchsuite.plan import Plan
+    from benchsuite.verbs.plan import Plan
 
 app = typer.Typer(
     name="bench",
@@ -27,7 +27,7 @@ app.add_typer(data_app, name="data")
 
 def complete(incomplete: str) -> list[str]:
     """Recipe ids for shell completion."""
-    from benchsuite.recipe import available
+    from benchsuite.recipe.recipe import available
 
     return [recipe_id for recipe_id in available() if recipe_id.startswith(incomplete)]
 
@@ -73,8 +73,8 @@ def _seeds(text: str) -> list[int]:
 def _plan(
     ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None
 ) -> "Plan":
-    from benchsuite.plan import make_plan
-    from benchsuite.recipe import select
+    from benchsuite.recipe.recipe import select
+    from benchsuite.verbs.plan import make_plan
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
@@ -88,9 +88,9 @@ def list_recipes(as_json: Json = False) -> None:
 
     bench list --json | jq '.[].id'
     """
-    from benchsuite.recipe import available, heading
+    from benchsuite.recipe.recipe import available, heading
     from benchsuite.report import figures, gathered, probed
-    from benchsuite.report.listing import list_form, print_list
+    from benchsuite.verbs.listing import list_form, print_list
 
     recipes = [heading(file) for file in available().values()]
     if as_json:
@@ -106,8 +106,8 @@ def show(recipe: Id, as_json: Json = False) -> None:
 
     bench show har-table1
     """
-    from benchsuite.recipe import load_recipe
-    from benchsuite.report.listing import print_show, show_form
+    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.verbs.listing import print_show, show_form
 
     chosen = load_recipe(recipe)
     _print_json(show_form(chosen)) if as_json else print_show(chosen)
@@ -123,7 +123,7 @@ def plan(
     bench plan 'har-*' --tier paper
     """
     from benchsuite.engine.store import Store
-    from benchsuite.report.listing import plan_form, print_plan
+    from benchsuite.verbs.listing import plan_form, print_plan
 
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
     _print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
@@ -139,9 +139,9 @@ def inspect(
     bench inspect har-table1 --set model.head.channels=128
     """
     from benchsuite.engine.store import Store
-    from benchsuite.plan import make_plan
-    from benchsuite.recipe import load_recipe
-    from benchsuite.report.listing import print_inspect
+    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.verbs.listing import print_inspect
+    from benchsuite.verbs.plan import make_plan
 
     planned = make_plan([load_recipe(recipe)], "paper", overrides=sets or ())
     known = Store(store).verified(artifact) if artifact else None
@@ -170,8 +170,8 @@ def run(
     """
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
-    from benchsuite.report.listing import print_plan
-    from benchsuite.run import RunOptions, run_plan
+    from benchsuite.verbs.listing import print_plan
+    from benchsuite.verbs.run import RunOptions, run_plan
 
     warm()  # workers load torch while this process plans
     os.environ["BENCH_DEVICE"] = device
@@ -196,8 +196,8 @@ def score(
 
     bench score instances_val2017.json detections.json --protocol coco
     """
-    from benchsuite.report.listing import print_score
-    from benchsuite.score import score as score_files
+    from benchsuite.verbs.listing import print_score
+    from benchsuite.verbs.score import score as score_files
 
     found = score_files(ground_truth, detections, protocol)
     _print_json(found) if as_json else print_score(found)
@@ -215,8 +215,8 @@ def compare(
     bench compare results/*.json --check
     """
     from benchsuite.report.compare import compare as compare_results
+    from benchsuite.report.results import load
     from benchsuite.report.tables import render
-    from benchsuite.results import load
 
     comparison = compare_results([load(file) for file in files])
     _print_json(comparison.form()) if as_json else render(comparison, form)
@@ -249,16 +249,16 @@ def plot(
     bench list names all figures and pictures
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe import load_recipe
+    from benchsuite.recipe.recipe import load_recipe
     from benchsuite.report import gathered
     from benchsuite.report.draw import plot_results
-    from benchsuite.report.listing import print_things
+    from benchsuite.verbs.listing import print_things
 
     if name in gathered.available():
         files, missing = gathered.plot(name, out, Store(store), tier, form)
         print_things(*missing, to_stderr=True)
     elif target or name == "detections":
-        from benchsuite.saved import plot_detections, plot_probe
+        from benchsuite.verbs.plot import plot_detections, plot_probe
 
         recipe, _, row = target.partition("/")
         if not row:
@@ -288,8 +288,8 @@ def export(
     bench export pod-table2/retina-50-fd --tier mini -o retina.onnx
     """
     from benchsuite.engine.store import Store
-    from benchsuite.export import export as write
-    from benchsuite.report.listing import print_export
+    from benchsuite.verbs.export import export as write
+    from benchsuite.verbs.listing import print_export
 
     recipe, _, row = target.partition("/")
     if not row:
@@ -312,7 +312,7 @@ def verify(
     """
     from benchsuite.data.locate import open_any_folder
     from benchsuite.data.verify import verify as verify_data
-    from benchsuite.report.listing import print_verified
+    from benchsuite.verbs.listing import print_verified
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
@@ -334,8 +334,8 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
 
     bench doctor --json
     """
-    from benchsuite.doctor import doctor as examine
-    from benchsuite.report.listing import print_checks
+    from benchsuite.verbs.doctor import doctor as examine
+    from benchsuite.verbs.listing import print_checks
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)

@@ -109,7 +109,7 @@ def choices(slot: type[Part]) -> tuple[str, ...]:
     for package in slot.packages:
         for path in importlib.import_module(package).__path__:
             for module in pkgutil.iter_modules([path]):
-                if not module.name.startswith("__") and module.name != "cli":
+                if not module.name.startswith("__"):
                     importlib.import_module(f"{package}.{module.name}")
     return tuple(sorted(part.kind() for part in _below(slot) if ":" not in part.kind() and _selectable(part)))
 

@@ -6,8 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+from benchsuite.engine.job import Context, Job, Progress
 from benchsuite.errors import Interrupted
-from benchsuite.job import Context, Job, Progress
 
 
 class Fake(Job):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from benchsuite import checkpoint
-from benchsuite.job import Artifact, Context
-from benchsuite.jobs import Detection, Probe
+from benchsuite.engine.job import Artifact, Context
+from benchsuite.loops import checkpoint
+from benchsuite.pipelines.jobs import Detection, Probe
 
 
 def arrays_of(probe: type[Probe], pipeline: Detection, folder: Path, image: int) -> Path:

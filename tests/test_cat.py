@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from benchsuite.loops.train import factors as factors_of
+from benchsuite.loops.train import observe
 from benchsuite.models.resnet import ResNet
 from benchsuite.papers.cat import Cat, CatUnit, ChannelMap, Factors, SpatialMap
 from benchsuite.papers.cat_pooling import blurred_maxima, entropy, gaussian
-from benchsuite.train import factors as factors_of
-from benchsuite.train import observe
 
 ROWS: dict[str, dict[str, Any]] = {
     "spatial": {"branch": "s", "interior": "one"},

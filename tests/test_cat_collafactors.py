@@ -8,10 +8,10 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe import load_recipe
+from benchsuite.recipe.recipe import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered.cat_collafactors import SOURCES, gather
-from benchsuite.results import Data, Results, Row, save
+from benchsuite.report.results import Data, Results, Row, save
 
 
 @pytest.fixture

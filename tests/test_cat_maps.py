@@ -10,11 +10,11 @@ from probe_cases import arrays_of
 from safetensors.torch import load_file
 
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection, probe_for
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.papers.cat import Cat, Factors
 from benchsuite.papers.cat_maps import SpatialMaps, spatial_maps
+from benchsuite.pipelines.jobs import Detection, probe_for
 from benchsuite.report.probed import cat_maps
 
 SMALL: dict[str, Any] = {

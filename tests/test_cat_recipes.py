@@ -9,15 +9,15 @@ import torch
 from test_models_attention import PARAMETERS
 from torchvision import tv_tensors
 
-from benchsuite.classification import Classification
 from benchsuite.data.transforms import ShortSides
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection
 from benchsuite.models import detectron
 from benchsuite.models.attention import Cbam, Eca, Se
 from benchsuite.papers.cat import Cat
-from benchsuite.plan import Plan, make_plan
-from benchsuite.recipe import select
+from benchsuite.pipelines.classification import Classification
+from benchsuite.pipelines.jobs import Detection
+from benchsuite.recipe.recipe import select
+from benchsuite.verbs.plan import Plan, make_plan
 
 TABLES = {f"cat-table{number}": rows for number, rows in zip(range(1, 7), (20, 20, 20, 10, 10, 11), strict=True)}
 METHODS = {"": None, "se": Se(), "cbam": Cbam(), "eca": Eca(), "cat": Cat()}

@@ -12,11 +12,11 @@ from test_classification_data import class_folders
 from test_cli import bench, complaint, told
 
 import benchsuite as bs
-from benchsuite.classification import Classification, Cost, ScoreClasses
+from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context
-from benchsuite.jobs import Pipeline
-from benchsuite.recipe import Recipe, load
+from benchsuite.pipelines.classification import Classification, Cost, ScoreClasses
+from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.recipe.recipe import Recipe, load
 
 TABLE = """
 id: tiny-classes

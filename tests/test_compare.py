@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchsuite.recipe import Column, Spread
+from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare
-from benchsuite.results import ClaimRecord, Data, Measured, Results, Row, load
+from benchsuite.report.results import ClaimRecord, Data, Measured, Results, Row, load
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchsuite.doctor import doctor
+from benchsuite.verbs.doctor import doctor
 
 
 def test_doctor_looks_at_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

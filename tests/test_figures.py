@@ -7,10 +7,10 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from benchsuite.errors import InputError
-from benchsuite.recipe import Column
+from benchsuite.recipe.recipe import Column
 from benchsuite.report import figures, gathered, probed
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.results import Measured, Results, Row, load
+from benchsuite.report.results import Measured, Results, Row, load
 
 
 @pytest.fixture

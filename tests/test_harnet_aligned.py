@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from benchsuite.errors import InputError
+from benchsuite.loops.train import factors
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, AlignedLevels, AlignedNeck
-from benchsuite.train import factors
 
 CHANNELS, STRIDES = (8, 16, 24), (8, 16, 32)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from benchsuite.recipe import select
+from benchsuite.recipe.recipe import select
 from benchsuite.report import figures
 from benchsuite.report.figures.ladder import ladders
-from benchsuite.results import Data, Measured, Results, Row
+from benchsuite.report.results import Data, Measured, Results, Row
 
 
 def results(recipe_id: str, lift: float = 1.0) -> Results:

@@ -11,14 +11,14 @@ from probe_cases import arrays_of
 from safetensors.torch import load_file
 from test_harnet_training import SMALL
 
-from benchsuite import checkpoint
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection
+from benchsuite.loops import checkpoint
 from benchsuite.models import retinanet
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, HarHead
 from benchsuite.papers.harnet_maps import AttentionMaps, attention_maps
+from benchsuite.pipelines.jobs import Detection
 from benchsuite.report import probed
 from benchsuite.report.probed import offsets as offsets_picture
 from benchsuite.report.probed import weights as weights_picture

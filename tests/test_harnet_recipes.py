@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection, Predict
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet_testing import MultiScale
-from benchsuite.plan import Plan, make_plan
-from benchsuite.recipe import Recipe, folder, load, select
+from benchsuite.pipelines.jobs import Detection, Predict
+from benchsuite.recipe.recipe import Recipe, folder, load, select
 from benchsuite.settings import canonical, content_key
+from benchsuite.verbs.plan import Plan, make_plan
 
 TRAINED = ["har-table1", "har-table2", "har-table3", "har-table4"]
 BACKBONES = ("resnet-50", "resnet-101", "se-resnet-50", "se-resnet-101", "se-resnext-50", "se-resnext-101")

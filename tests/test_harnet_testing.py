@@ -12,12 +12,11 @@ from pydantic import ValidationError
 from test_harnet_training import SMALL as ROW
 from torch import Tensor
 
-from benchsuite import checkpoint
 from benchsuite.data.batch import Batch
 from benchsuite.data.transforms import ShortSide
+from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context
-from benchsuite.jobs import Detection
+from benchsuite.loops import checkpoint
 from benchsuite.metrics.metric import Found
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import decode
@@ -28,6 +27,7 @@ from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import Head, RetinaNet, RetinaNetDetector
 from benchsuite.papers.harnet_testing import AsRead, Doubled, MultiScale, MultiScaleDetector, OutputMaps, merge
+from benchsuite.pipelines.jobs import Detection
 
 STRIDES = (8, 16, 32, 64, 128)
 POST = PostProcess(score_threshold=0.0, candidates=40, detections=30)

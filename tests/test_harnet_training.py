@@ -8,14 +8,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from benchsuite.job import Artifact, Context
-from benchsuite.jobs import Detection, Train
+from benchsuite.engine.job import Artifact, Context
+from benchsuite.loops.train import Run, Solver, factors
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
 from benchsuite.papers.harnet_training import Incremental
-from benchsuite.plan import make_plan
-from benchsuite.recipe import select
-from benchsuite.train import Run, Solver, factors
+from benchsuite.pipelines.jobs import Detection, Train
+from benchsuite.recipe.recipe import select
+from benchsuite.verbs.plan import make_plan
 
 SMALL_HEAD = {
     "kind": "harnet.Head", "channels": 8, "depth": 1, "clgn": {"groups": 4}, "extra_conv": True,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from engine_jobs import Children, Counter, Echo
 
+from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run
 from benchsuite.engine.store import Store
-from benchsuite.job import Job
 
 EVERY = 5
 ITERATIONS = 60

@@ -21,13 +21,13 @@ from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.generated import Generated
 from benchsuite.data.masks import Packed, Segmentations, paste
 from benchsuite.data.transforms import ShortSide
+from benchsuite.engine.job import Context
 from benchsuite.errors import BenchError, InputError
-from benchsuite.job import Context
+from benchsuite.loops.predict import predict
 from benchsuite.metrics.coco import COLUMNS, Coco, CocoMasks, paired_images, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.predict import predict
 
 
 def packed(*masks: Any) -> Packed:

@@ -22,9 +22,8 @@ from benchsuite.data.dataset import GRID
 from benchsuite.data.generated import Generated
 from benchsuite.data.masks import Segmentations
 from benchsuite.data.transforms import Flip, ShortSide
+from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context, Job
-from benchsuite.jobs import Detection, Pipeline
 from benchsuite.metrics.metric import Found
 from benchsuite.models.cost import macs, parameters
 from benchsuite.models.fpn import PooledFpn
@@ -33,6 +32,7 @@ from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.rcnn import FasterRcnn
 from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
 from benchsuite.models.resnet import ResNet
+from benchsuite.pipelines.jobs import Detection, Pipeline
 
 CLASSES = 24
 RPN = Rpn(train=Proposals(before_nms=60, after_nms=40), test=Proposals(before_nms=30, after_nms=12))

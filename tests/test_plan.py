@@ -6,8 +6,8 @@ from unittest.mock import patch
 import pytest
 
 from benchsuite.errors import InputError, MissingData
-from benchsuite.plan import Plan, make_plan, require_all
-from benchsuite.recipe import Recipe, available, folder, load, select
+from benchsuite.recipe.recipe import Recipe, available, folder, load, select
+from benchsuite.verbs.plan import Plan, make_plan, require_all
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
 
@@ -75,7 +75,9 @@ def test_golden_keys(recipe_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert golden(recipe_id) == json.loads(GOLDEN.read_text())[recipe_id]
 
 
-@patch("benchsuite.jobs.device_name", lambda device: "a device")  # a timing's key names it: the same one everywhere
+@patch(
+    "benchsuite.pipelines.jobs.device_name", lambda device: "a device"
+)  # a timing's key names it: the same one everywhere
 def golden(recipe_id: str) -> dict[str, dict[str, str]]:
     recipe = select([recipe_id])[0]
     return {

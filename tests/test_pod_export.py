@@ -12,7 +12,6 @@ from torchvision.ops import DeformConv2d, nms
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.export import Agreement, Exported, agreement, check, export, write
 from benchsuite.models.detector import Detector, Edit
 from benchsuite.models.fpn import Fpn, PooledFpn
 from benchsuite.models.postprocess import Hard, PostProcess, Soft, Voting
@@ -21,9 +20,10 @@ from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.models.static import grouped_nms, static
 from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Plan, decompose
-from benchsuite.plan import make_plan
-from benchsuite.recipe import select
-from benchsuite.report.listing import print_export
+from benchsuite.recipe.recipe import select
+from benchsuite.verbs.export import Agreement, Exported, agreement, check, export, write
+from benchsuite.verbs.listing import print_export
+from benchsuite.verbs.plan import make_plan
 
 FRAME = 64, 96
 POST = PostProcess(score_threshold=0.05, candidates=60, detections=15)

@@ -7,10 +7,10 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe import load_recipe
+from benchsuite.recipe.recipe import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered import pod_scales, pod_speed_accuracy, pod_transfer
-from benchsuite.results import Data, Measured, Results, Row, save
+from benchsuite.report.results import Data, Measured, Results, Row, save
 
 LAYERS = ("R31", "R32", "R46")
 

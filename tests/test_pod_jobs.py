@@ -13,10 +13,10 @@ from pod_cases import Tiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchsuite import checkpoint
+from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact, Context, Job
-from benchsuite.jobs import Predict, Train
+from benchsuite.loops import checkpoint
+from benchsuite.loops.train import Solver
 from benchsuite.metrics.metric import Found
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.resnet import ResNet
@@ -24,7 +24,7 @@ from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.papers import pod, pod_jobs
 from benchsuite.papers.pod_decompose import Plan, SubConv, decompose
 from benchsuite.papers.pod_jobs import Decompose, Fd, Gsl, Plain, Scales, TimeFd, TimeGsl, TrainFd, spread, stretched
-from benchsuite.train import Solver
+from benchsuite.pipelines.jobs import Predict, Train
 
 SMALL: dict[str, Any] = {
     "data": {

@@ -14,13 +14,13 @@ from pod_cases import channels, scales
 from benchsuite import cli
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.jobs import Detection, Train
 from benchsuite.papers.pod_decompose import decompose_all
 from benchsuite.papers.pod_jobs import Fd, Plain, TrainFd
-from benchsuite.plan import Plan, make_plan
-from benchsuite.recipe import Spread, folder, load_recipe, select
-from benchsuite.results import published_value
+from benchsuite.pipelines.jobs import Detection, Train
+from benchsuite.recipe.recipe import Spread, folder, load_recipe, select
+from benchsuite.report.results import published_value
 from benchsuite.settings import canonical, content_key
+from benchsuite.verbs.plan import Plan, make_plan
 
 TABLES = [f"pod-table{number}" for number in range(1, 6)]
 

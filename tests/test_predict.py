@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchsuite import checkpoint
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.data.batches import EvalBatches
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
-from benchsuite.job import Context, Progress
+from benchsuite.loops import checkpoint
+from benchsuite.loops.predict import load_weights, predict
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.predict import load_weights, predict
 
 
 class Corner(Detector):

@@ -5,8 +5,8 @@ import pytest
 from engine_jobs import Nothing
 from rich.console import Console
 
+from benchsuite.engine.job import Progress
 from benchsuite.engine.progress import Bars, Lines, Reporter, clock, reporter
-from benchsuite.job import Progress
 
 
 class Clock:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from benchsuite.errors import InputError
-from benchsuite.recipe import available, heading, load, select
-from benchsuite.yamlfile import parse, parse_value
+from benchsuite.recipe.recipe import available, heading, load, select
+from benchsuite.recipe.yamlfile import parse, parse_value
 
 PARENT = """
 paper: {id: p, title: A paper, cite: "arXiv 1"}

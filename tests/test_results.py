@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from benchsuite.errors import InputError
-from benchsuite.results import ClaimRecord, Data, ImageInterval, Measured, Results, load, merged, save, to_frame, unlike
+from benchsuite.report.results import (
+    ClaimRecord,
+    Data,
+    ImageInterval,
+    Measured,
+    Results,
+    load,
+    merged,
+    save,
+    to_frame,
+    unlike,
+)
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 

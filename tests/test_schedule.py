@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from engine_jobs import Crasher, Echo, Failing, Full, Loader, NaN, Nothing, Random, Sleeper, Timing
 
+from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
 from benchsuite.engine.schedule import Outcome, Slots, run
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.job import Job
 
 
 @pytest.fixture

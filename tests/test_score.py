@@ -8,7 +8,7 @@ from metric_cases import FIXTURES, from_coco
 from benchsuite.errors import InputError
 from benchsuite.metrics.coco import COLUMNS
 from benchsuite.metrics.voc import Voc
-from benchsuite.score import score
+from benchsuite.verbs.score import score
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FAKE100 = SHARED / "evalvec" / "coco_fake100"

@@ -10,8 +10,8 @@ import pytest
 from benchsuite.errors import InputError
 from benchsuite.report.compare import compare
 from benchsuite.report.grids import footnotes, number, signed
+from benchsuite.report.results import Measured, Results, load
 from benchsuite.report.tables import as_csv, latex, markdown, render
-from benchsuite.results import Measured, Results, load
 
 FOLDER = Path(__file__).parent / "fixtures" / "results"
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchsuite import run, testdev
 from benchsuite.data import testdev as testdev_data
 from benchsuite.data.coco import CLASSES
+from benchsuite.engine.job import Artifact, Context
 from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, MissingData
-from benchsuite.job import Artifact, Context
-from benchsuite.jobs import Pipeline
 from benchsuite.metrics.metric import Found
-from benchsuite.plan import make_plan
-from benchsuite.recipe import Recipe, select
-from benchsuite.score import score
+from benchsuite.pipelines import testdev
+from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.recipe.recipe import Recipe, select
+from benchsuite.verbs import run
+from benchsuite.verbs.plan import make_plan
+from benchsuite.verbs.score import score
 
 
 @pytest.fixture

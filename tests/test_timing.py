@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchsuite.data.batch import Detections
+from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.job import Context
+from benchsuite.loops.timing import Samples, Timing, keep_memory, time_detector, time_forward
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.timing import Samples, Timing, keep_memory, time_detector, time_forward
 
 
 def test_every_call_is_kept():

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from benchsuite.data.batch import Batch, Detections
+from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
-from benchsuite.job import Context, Progress
+from benchsuite.loops.train import Solver, train
 from benchsuite.models.detector import Detector
-from benchsuite.train import Solver, train
 
 
 class Tiny(Detector):

@@ -19,7 +19,7 @@ MODULES = (
     "yaml",
     "safetensors.torch",
     "PIL.Image",
-    "benchsuite.jobs",
+    "benchsuite.pipelines.jobs",
     "benchsuite.engine.worker",
 )
 PR_SET_PDEATHSIG = 1

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from benchsuite.job import Job, Progress
+from benchsuite.engine.job import Job, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,11 +12,11 @@ from types import FrameType
 from typing import Literal, TypeAlias
 
 from benchsuite.engine.environment import cores, environment
+from benchsuite.engine.job import Job, Progress
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.store import LOG, Store
 from benchsuite.engine.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
 from benchsuite.errors import InputError, Interrupted
-from benchsuite.job import Job, Progress
 
 Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
 ATTEMPTS = 2  # of a job whose worker died

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchsuite.engine.job import Artifact
 from benchsuite.errors import InputError
-from benchsuite.job import Artifact
 from benchsuite.settings import Json
 
 RECORD = "artifact.json"

@@ -25,9 +25,9 @@ from types import ModuleType
 from typing import TypeAlias
 
 from benchsuite.engine.environment import determinism
+from benchsuite.engine.job import Context, Job, Progress
 from benchsuite.engine.store import LOG, Store
 from benchsuite.errors import BenchError, Interrupted
-from benchsuite.job import Context, Job, Progress
 from benchsuite.settings import Json
 
 REPORT_SECONDS = 0.1

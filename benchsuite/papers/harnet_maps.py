@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from benchsuite import checkpoint
 from benchsuite.data.batches import EvalBatches
+from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.job import Context
-from benchsuite.jobs import Probe
+from benchsuite.loops import checkpoint
 from benchsuite.models.cross_level import CrossLevelGates, LevelGates
 from benchsuite.models.detector import Detector
 from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet import AlignedAttention, SpatialGates
+from benchsuite.pipelines.jobs import Probe
 
 
 class AttentionMaps(Probe):

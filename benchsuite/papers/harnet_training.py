@@ -6,9 +6,9 @@ from typing import Self
 
 from pydantic import PositiveInt, model_validator
 
-from benchsuite.jobs import Detection, Train
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
+from benchsuite.pipelines.jobs import Detection, Train
 
 
 class Incremental(Detection):

@@ -22,23 +22,23 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import Subset
 
-from benchsuite import checkpoint
 from benchsuite.data.batches import EvalBatches, loader
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.transforms import Augment, Input
+from benchsuite.engine.job import Artifact, Context, Job, Progress
 from benchsuite.errors import InputError, Interrupted
-from benchsuite.job import Artifact, Context, Job, Progress
-from benchsuite.jobs import Detection, Pipeline, Time, Train, loaders
-from benchsuite.loops import autocast, memory, place, place_model
+from benchsuite.loops import checkpoint
+from benchsuite.loops.device import autocast, memory, place, place_model
+from benchsuite.loops.timing import time_detector
+from benchsuite.loops.train import Solver
 from benchsuite.models.detector import Detector, Edit, Model
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.resnet import Pretrained
 from benchsuite.papers import pod
 from benchsuite.papers.pod_decompose import Plan, decompose_all
+from benchsuite.pipelines.jobs import Detection, Pipeline, Time, Train, loaders
+from benchsuite.pipelines.testdev import TestDev
 from benchsuite.settings import Json, Settings
-from benchsuite.testdev import TestDev
-from benchsuite.timing import time_detector
-from benchsuite.train import Solver
 
 PLAN = "plan.json"
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from benchsuite.recipe import Column, Spread
+from benchsuite.recipe.recipe import Column, Spread
+from benchsuite.report.results import ClaimRecord, Results, Row, published_value
 from benchsuite.report.statistics import (
     LEVEL,
     Agreement,
@@ -22,7 +23,6 @@ from benchsuite.report.statistics import (
     seeds_needed,
     t_quantile,
 )
-from benchsuite.results import ClaimRecord, Results, Row, published_value
 
 Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from benchsuite.errors import InputError
 from benchsuite.report import figures
-from benchsuite.results import load
+from benchsuite.report.results import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ number shows a dash. Tier and data stand above every table.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchsuite.recipe import Column
+from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Cell, ClaimVerdict, Comparison, Section
+from benchsuite.report.results import Results, Row
 from benchsuite.report.statistics import Sample
-from benchsuite.results import Results, Row
 
 MISSING = "–"
 

@@ -11,7 +11,7 @@ from benchsuite.errors import InputError, nearest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchsuite.results import Results
+    from benchsuite.report.results import Results
 
 DEFAULT = "ablation"
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from benchsuite.recipe import Column
+from benchsuite.recipe.recipe import Column
 from benchsuite.report.grids import meaning, provenance
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 # Okabe and Ito's colours for colour-blind readers (jfly.uni-koeln.de/color), dark enough on white first.
 OURS, PAPER, ACCENT = "#0072B2", "#9A9A9A", "#D55E00"

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from benchsuite.report.compare import compare
 from benchsuite.report.figures import bars, differences
 from benchsuite.report.figures._style import WIDTH, legend, new_figure, row_names, style
-from benchsuite.results import Results
+from benchsuite.report.results import Results
 
 ROOM = 45
 """Pairs of bars that fit beside each other on a page; a longer table shows its first columns only."""

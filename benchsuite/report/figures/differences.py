@@ -3,11 +3,11 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchsuite.recipe import Column
+from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Cell, Section, compare
 from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing
 from benchsuite.report.grids import label
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 
 def draw(results: Results) -> Figure:

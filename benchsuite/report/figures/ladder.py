@@ -6,11 +6,11 @@ from math import nan
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchsuite.recipe import Column
+from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.figures._style import HATCHED, OURS, PAPER, legend, missing, new_figure, style
 from benchsuite.report.grids import label
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 ACROSS = 6
 """Ladders beside each other."""

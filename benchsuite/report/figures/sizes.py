@@ -6,7 +6,7 @@ from benchsuite.report.compare import compare
 from benchsuite.report.figures import bars
 from benchsuite.report.figures._style import HATCHED, PALETTE, legend, missing, new_figure, row_names, style
 from benchsuite.report.figures.differences import with_baseline
-from benchsuite.results import Results
+from benchsuite.report.results import Results
 
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 

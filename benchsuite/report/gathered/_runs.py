@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchsuite.engine.store import Store
 from benchsuite.report.figures._style import ACCENT, PAPER, WIDTH, style
 from benchsuite.report.grids import meaning, provenance
-from benchsuite.results import Results, load
+from benchsuite.report.results import Results, load
 
 
 def results_of(recipe: str, folder: Path, tier: str) -> list[Results]:

@@ -11,12 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe import TIERS
+from benchsuite.recipe.recipe import TIERS
 from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
 from benchsuite.report.grids import meaning
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 # The paper's own runs first (sec. 4.5: ResNet-50), then smaller ones of the same task.
 SOURCES: Mapping[str, tuple[tuple[str, str], ...]] = {

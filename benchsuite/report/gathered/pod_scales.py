@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe import Spread
+from benchsuite.recipe.recipe import Spread
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 RECIPE = "pod-table3"
 DETECTORS = {"c4": "Faster R-CNN, C4", "fpn": "Faster R-CNN, FPN", "retina": "RetinaNet"}

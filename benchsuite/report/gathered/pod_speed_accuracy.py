@@ -12,7 +12,7 @@ from benchsuite.errors import InputError
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER, WIDTH, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import about, command, results_of
-from benchsuite.results import Results, published_value
+from benchsuite.report.results import Results, published_value
 
 # choice: the figure says test-dev and 2×, but its gains are Table 5's, which is minival and has FD-WT at 1× + 1×.
 TIMES, SCORES = "pod-table4", "pod-table5"

@@ -12,7 +12,7 @@ from benchsuite.errors import InputError
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of, trainings
-from benchsuite.results import Results, Row
+from benchsuite.report.results import Results, Row
 
 RECIPE = "pod-table5"
 DETECTORS = {"c4-50": "Faster R-CNN, C4", "fpn-50": "Faster R-CNN, FPN", "retina-50": "RetinaNet"}

@@ -6,12 +6,12 @@ import time
 import torch
 from torch import Tensor
 
-from benchsuite import checkpoint
 from benchsuite.data.batches import loader
 from benchsuite.data.class_batches import EvalClassBatches
+from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import InputError, Interrupted
-from benchsuite.job import Context, Progress
-from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.loops import checkpoint
+from benchsuite.loops.device import Precision, autocast, memory, place, place_model
 from benchsuite.models.classifier import Classifier
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchsuite import checkpoint
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.data.batches import EvalBatches, loader
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.masks import Packed, encode
+from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import InputError, Interrupted
-from benchsuite.job import Context, Progress
-from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.loops import checkpoint
+from benchsuite.loops.device import Precision, autocast, memory, place, place_model
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess

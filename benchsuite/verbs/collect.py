@@ -1,120 +1,17 @@
-"""Run a plan and write what came of it: results file, table, plot."""
+"""What a run measured, gathered from the store into a results file's form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from benchsuite.engine.environment import environment
-from benchsuite.engine.progress import Reporter, reporter
-from benchsuite.engine.schedule import Outcome, Slots
-from benchsuite.engine.schedule import run as run_jobs
+from benchsuite.engine.job import Job
+from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
-from benchsuite.job import Job
-from benchsuite.plan import Plan, PlannedRow, require_all
-from benchsuite.recipe import Claim, Recipe
-from benchsuite.recipe import Row as RecipeRow
-from benchsuite.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status, save
+from benchsuite.recipe.recipe import Claim, Recipe
+from benchsuite.recipe.recipe import Row as RecipeRow
+from benchsuite.report.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status
 from benchsuite.settings import Json, content_key, walk
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how to run; nothing here changes a number."""
-
-    device: str = "auto"
-    slots: int | None = None
-    out: Path = Path("results")
-    name: str = ""
-    force: bool = False
-    checkpoint_every: int = 500
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What came of a run: results and their files by recipe, what failed, and the files that jobs made for the user,
-    by what they are."""
-
-    results: Mapping[str, Results]
-    files: Mapping[str, list[Path]]
-    outcome: Outcome
-    products: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 a job failed, 2 if for wrong input."""
-        return self.outcome.exit_code
-
-    def form(self) -> dict[str, Any]:
-        """JSON of `bench run`."""
-        return {
-            "files": {recipe: [file.as_posix() for file in files] for recipe, files in self.files.items()},
-            "products": {name: file.as_posix() for name, file in self.products.items()},
-            "failed": [result.message for result in self.outcome.failures],
-            "results": {each: self.results[each].model_dump(mode="json", by_alias=True) for each in self.results},
-        }
-
-    def show(self) -> None:
-        """Print the tables, the files written, what failed, and one line on what the numbers mean and how to go on."""
-        from benchsuite.report.compare import compare
-        from benchsuite.report.grids import meaning
-        from benchsuite.report.listing import marked, print_things
-        from benchsuite.report.tables import render
-
-        render(compare(list(self.results.values())))
-        for files in self.files.values():
-            print_things("written: " + ", ".join(file.as_posix() for file in files))
-        for name, file in self.products.items():
-            print_things(f"{name}: {file.as_posix()}")
-        for result in self.outcome.failures:
-            print_things(marked("red", "failed", result.message))
-        ids = " ".join(self.results)
-        for results in {each.tier: each for each in self.results.values()}.values():
-            onward = {"smoke": "mini", "mini": "paper"}.get(results.tier)
-            how = f"Go on with: bench run {ids} --tier {onward}" if onward else f"See: bench plot {ids} --tier paper"
-            print_things(f"{meaning(results)} {how}")
-
-
-def run_plan(
-    plan: Plan, store: Store | None = None, options: RunOptions | None = None, progress: Reporter | None = None
-) -> Ran:
-    """Do every job of the plan that the store does not hold, then write results.
-
-    MissingData before anything starts if data or weights are not here. A failed job does not stop the others; what
-    was measured is written all the same, and `exit_code` is not 0.
-    """
-    store, options = store or Store(), options or RunOptions()
-    require_all(plan)
-    slots = Slots.on(options.device, options.slots)
-    jobs = list(plan.jobs.values())
-    outcome = run_jobs(
-        jobs,
-        store,
-        slots=slots,
-        progress=progress or reporter(),
-        checkpoint_every=options.checkpoint_every,
-        names=plan.names,
-    )
-    recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
-    results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
-    name = options.name or plan.data_name
-    files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
-    made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
-    return Ran(results, files, outcome, {name: file for name, file in made.items() if file.is_file()})
-
-
-def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
-    from benchsuite.report.compare import compare
-    from benchsuite.report.draw import save_figure
-    from benchsuite.report.figures import default
-    from benchsuite.report.tables import markdown
-    from benchsuite.results import load
-
-    file = save(results, folder, name or None, force)
-    merged = load(file)
-    table = file.with_suffix(".md")
-    table.write_text(markdown(compare([merged])), encoding="utf-8")
-    return [file, table, save_figure(default(merged), file.with_suffix(".png"))]
+from benchsuite.verbs.plan import Plan, PlannedRow
 
 
 def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = None) -> Results:

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.job import Context, Job
-from benchsuite.jobs import Detection, Pipeline, Predict, Score
+from benchsuite.engine.job import Context, Job
 from benchsuite.metrics.metric import Found
+from benchsuite.pipelines.jobs import Detection, Pipeline, Predict, Score
 from benchsuite.settings import Json
 
 PREFIX = "minival_"

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchsuite.engine.job import Job
 from benchsuite.errors import InputError
-from benchsuite.explain import explain
-from benchsuite.job import Job
-from benchsuite.jobs import Pipeline
-from benchsuite.recipe import Claim, Recipe, Row
+from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.recipe.explain import explain
+from benchsuite.recipe.recipe import Claim, Recipe, Row
 from benchsuite.settings import find, walk
 
 

@@ -71,7 +71,7 @@ class Job(Part):
     of the artifact that is made for the user, who is told where it lies.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
     device_bound: ClassVar[bool] = False
     product: ClassVar[str] = ""
 

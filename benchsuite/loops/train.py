@@ -21,13 +21,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchsuite import checkpoint
 from benchsuite.data.batch import ImageBatch
 from benchsuite.data.batches import loader
 from benchsuite.data.transforms import mixed
+from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, Interrupted
-from benchsuite.job import Context, Progress
-from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.loops import checkpoint
+from benchsuite.loops.device import Precision, autocast, memory, place, place_model
 from benchsuite.models.detector import Trainable
 from benchsuite.settings import Settings
 

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file
 
-from benchsuite import checkpoint
-from benchsuite.classify import classify
 from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
 from benchsuite.data.classification import ClassificationData, ClassificationSplits
 from benchsuite.data.locate import open_class_folder
+from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError, MissingData
-from benchsuite.job import Artifact, Context, Job
-from benchsuite.jobs import Pipeline, loaders
+from benchsuite.loops import checkpoint
+from benchsuite.loops.classify import classify
+from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
 from benchsuite.models.classifier import Classifier, LinearClassifier
+from benchsuite.pipelines.jobs import Pipeline, loaders
 from benchsuite.settings import Json, Settings
-from benchsuite.train import Solver, train
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]
 COLUMNS: Mapping[Column, int] = {"top1": 1, "top5": 5, "top1_error": 1, "top5_error": 5}

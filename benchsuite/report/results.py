@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchsuite.errors import InputError
-from benchsuite.recipe import Cell, Claim, Column, Paper, Spread
+from benchsuite.recipe.recipe import Cell, Claim, Column, Paper, Spread
 from benchsuite.settings import flat_errors
 
 if TYPE_CHECKING:

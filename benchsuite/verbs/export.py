@@ -16,11 +16,11 @@ from benchsuite.data.batches import EvalBatches
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
-from benchsuite.jobs import Detection
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.static import Static, static
-from benchsuite.plan import Plan
-from benchsuite.saved import detection_of, require
+from benchsuite.pipelines.jobs import Detection
+from benchsuite.verbs.plan import Plan
+from benchsuite.verbs.plot import detection_of, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

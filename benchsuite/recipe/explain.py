@@ -6,8 +6,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from benchsuite.errors import InputError, nearest
+from benchsuite.recipe.yamlfile import Document
 from benchsuite.settings import Part, find, flat_errors
-from benchsuite.yamlfile import Document
 
 _UNKNOWN = "Extra inputs are not permitted"
 

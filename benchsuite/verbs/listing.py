@@ -3,17 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchsuite.recipe import Cell, Heading, Recipe, Spread
+from benchsuite.recipe.recipe import Cell, Heading, Recipe, Spread
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
     from benchsuite.data.verify import ClassReport, Report
-    from benchsuite.doctor import Check
     from benchsuite.engine.store import Store
-    from benchsuite.export import Exported
-    from benchsuite.plan import Plan
+    from benchsuite.verbs.doctor import Check
+    from benchsuite.verbs.export import Exported
+    from benchsuite.verbs.plan import Plan
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":

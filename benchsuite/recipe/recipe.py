@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchsuite.errors import InputError, nearest
-from benchsuite.explain import explain
-from benchsuite.yamlfile import Document, Origin, parse_value, read, read_top
+from benchsuite.recipe.explain import explain
+from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read, read_top
 
 TIERS = ("smoke", "mini", "paper")
 
@@ -275,8 +275,9 @@ def _known(what: str, name: str, there: Sequence[str], place: Origin) -> None:
 
 def folder() -> Path:
     """The recipes that ship with the project: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+    package = Path(__file__).parent.parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
 
 
 def available() -> dict[str, Path]:

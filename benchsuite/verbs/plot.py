@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.job import Job
-from benchsuite.jobs import Detection, probe_for
 from benchsuite.metrics.metric import Found
-from benchsuite.plan import Plan
+from benchsuite.pipelines.jobs import Detection, probe_for
 from benchsuite.report import probed
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
+from benchsuite.verbs.plan import Plan
 
 
 def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: str, threshold: float) -> Path:

@@ -17,15 +17,15 @@ from benchsuite.data.locate import open_folder
 from benchsuite.data.subset import Subset
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
+from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError, MissingData, nearest
-from benchsuite.job import Artifact, Context, Job
+from benchsuite.loops.predict import load_weights, predict
+from benchsuite.loops.timing import Timing, time_detector
+from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.predict import load_weights, predict
 from benchsuite.settings import Json, Part, Settings, choices
-from benchsuite.timing import Timing, time_detector
-from benchsuite.train import Solver, train
 
 
 class Train(Job):
@@ -224,7 +224,7 @@ class Splits(Settings):
 class Pipeline(Part):
     """Slot: everything a row of a table is, resolved; it knows which jobs make the row's numbers."""
 
-    packages: ClassVar[tuple[str, ...]] = ("benchsuite", "benchsuite.papers")
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
 
     data: Splits | ClassificationSplits
 

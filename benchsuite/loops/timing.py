@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 
 from benchsuite.data.batch import Batch
+from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.job import Context
-from benchsuite.loops import Precision, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, autocast, memory, place, place_model
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.settings import Settings

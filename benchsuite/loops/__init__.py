@@ -1,0 +1,1 @@
+"""Loops over built objects: train, predict, classify, time; and what they share."""

@@ -1,0 +1,1 @@
+"""A published table as data, read from YAML with the place of every key."""
