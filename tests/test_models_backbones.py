@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from benchsuite.errors import InputError, MissingData
-from benchsuite.models import resnet, timm_backbone
+from benchsuite.models import resnet
 from benchsuite.models.detector import Edit, Features
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.resnet import Pretrained, ResNet
@@ -74,8 +74,7 @@ def stand_in(settings: Pretrained, folder: Path, monkeypatch: pytest.MonkeyPatch
     file = folder / "resnet18-0.pth"
     torch.save(network.state_dict(), file)
     file = file.rename(folder / f"resnet18-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth")
-    for module in (resnet, timm_backbone):
-        monkeypatch.setattr(module, "cached_weights", lambda url: file)
+    monkeypatch.setattr(resnet, "cached_weights", lambda url: file)
     return dict(network.state_dict())
 
 

@@ -1,19 +1,19 @@
-"""ResNet backbones from torchvision, and what pretrained backbones share: weights from torch's cache, freezing."""
+"""ResNet backbones from torchvision, and what pretrained backbones share: weights to start from, freezing."""
 
-import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import torch
 import torchvision
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 
-from benchsuite.errors import InputError, MissingData, nearest
+from benchsuite.errors import MissingData, nearest
 from benchsuite.models.detector import Backbone, Edit, Features
+from benchsuite.models.weights import cached_weights, hash_in_name, intact, load_into, read, sha256
 from benchsuite.settings import Json
 
 
@@ -22,24 +22,64 @@ class Pretrained(Backbone):
 
     frozen_stages  how many stages are frozen, from the input on: 1 the stem, 2 also the first stage of blocks, …
     frozen_norms   every BatchNorm keeps its statistics and its affine weights
+    weights_file   one's own: tensors by the network's names, as .safetensors or a torch file of tensors alone; its
+                   hash is in the key, its place is not
     Without weights nothing random is frozen: everything trains, and `deviations` says so.
     edits          changes of the network, in this order, after loading and before freezing
     """
 
     weights: str | None = None
+    weights_file: Path | None = Field(None, exclude=True)
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
     frozen_norms: bool = False
     edits: tuple[Edit, ...] | None = None
 
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.weights is not None and self.weights_file is not None:
+            raise ValueError("weights and weights_file are both given; leave out one")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from weights that something was learnt with."""
+        return self.weights is not None or self.weights_file is not None
+
+    @abstractmethod
+    def address(self) -> str:
+        """Where `weights` are published; the SHA-256's first digits end the file's name."""
+
+    def published(self) -> Path:
+        """The file of `weights` on this machine; MissingData where it is absent."""
+        return cached_weights(self.address())
+
+    def identity(self) -> Json:
+        """First digits of the weights' SHA-256; of one's own file `absent` where it is not here."""
+        if self.weights_file is not None:
+            try:
+                return sha256(self.weights_file)[:16]
+            except MissingData:
+                return "absent"
+        return None if self.weights is None else hash_in_name(self.address())
+
+    def require(self) -> None:
+        """MissingData if the weights are not on this machine."""
+        if self.weights_file is not None:
+            sha256(self.weights_file)
+        elif self.weights is not None:
+            self.published()
+
     def deviations(self) -> tuple[str, ...]:
         """What is done otherwise than the settings say, one sentence each."""
+        if self.weights_file is not None:
+            return (f"backbone from the user's own weights, SHA-256 {self.identity()}",)
         return () if self.weights else ("backbone from scratch: no pretrained weights, every stage and norm trains",)
 
     def edit_and_freeze(self, features: Features, stages: Sequence[nn.Module]) -> None:
         """Edit, then freeze what the settings name; `stages` are the layers of `features` from the input on, the stem
         first. What an edit added is not frozen."""
         added = [module for edit in self.edits or () for module in edit.apply(features)]
-        if self.weights is None:
+        if not self.pretrained:
             return
         norms = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
         features.frozen = [*stages[: self.frozen_stages], *(norms if self.frozen_norms else ())]
@@ -79,23 +119,17 @@ class ResNet(Pretrained):
             raise ValueError(f"unknown weights '{self.weights}' of ResNet-{self.depth}; {nearest(self.weights, known)}")
         return known[self.weights]
 
-    def identity(self) -> Json:
-        """First digits of the weights' SHA-256."""
+    def address(self) -> str:
+        """Torchvision's."""
         source = self._source()
-        return None if source is None else hash_in_name(source.url)
-
-    def require(self) -> None:
-        """MissingData if the weights are not on this machine."""
-        source = self._source()
-        if source is not None:
-            cached_weights(source.url)
+        return "" if source is None else str(source.url)
 
     def build(self) -> "ResNetFeatures":
         """Build, load, edit, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
         network = get_model_builder(f"resnet{self.depth}")()
-        source = self._source()
-        if source is not None and not network.conv1.weight.is_meta:
-            load_into(network, intact(cached_weights(source.url)))
+        if self.pretrained and not network.conv1.weight.is_meta:
+            file = self.weights_file or intact(self.published())
+            load_into(network, read(file), file, but=("fc.",))
         features = ResNetFeatures(network, self.levels)
         self.edit_and_freeze(features, list(features.stages))
         return features
@@ -125,37 +159,3 @@ class ResNetFeatures(Features):
             if level in self.levels:
                 maps.append(x)
         return maps
-
-
-def hash_in_name(file: str | Path) -> str:
-    """First digits of the SHA-256 that torch's hub writes at the end of a file's name: resnet50-0676ba61.pth."""
-    return Path(file).stem.rpartition("-")[2]
-
-
-def cached_weights(url: str) -> Path:
-    """The file of `url` in torch's own cache (`TORCH_HOME`). Nothing is downloaded; MissingData where it is absent."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / Path(url).name
-    if not file.is_file():
-        raise MissingData(f"{file.name}: these weights are not on this machine; download {url} to {folder}")
-    return file
-
-
-def intact(file: Path) -> Path:
-    """`file`, checked against the hash in its name; InputError where they differ."""
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(hash_in_name(file)):
-        raise InputError(f"{file}: its SHA-256 starts with {found[:8]}, unlike its name; download it again")
-    return file
-
-
-def load_into(network: nn.Module, file: Path) -> None:
-    """Copy a checkpoint of torch's into `network`; InputError where its keys or shapes are another network's."""
-    try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
-        told = " ".join(str(error).split()).partition(": ")[2]
-        raise InputError(
-            f"{file}: does not fit {type(network).__name__} ({told[:160]}); choose weights of this network"
-        ) from None

