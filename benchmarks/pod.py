@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchsuite.models.resnet import ResNet
 from benchsuite.papers import pod
-from benchsuite.papers.pod_decompose import Plan, decompose_all
+from benchsuite.papers.pod_decompose import Dilations, decompose_all
 
 HEIGHT, WIDTH = 320, 416
 TARGETS = {"FD": 1.05, "mix": 1.75}
@@ -27,7 +27,7 @@ TABLE3 = {"R31": (0.88, 0.95), "R34": (1.30, 1.28), "R41": (1.39, 1.41), "R46": 
           "R53": (3.57, 3.45)}  # fmt: skip
 
 
-def plan() -> Plan:
+def plan() -> Dilations:
     """What the scales are decomposed to."""
     with torch.device("meta"):
         channels = {name: block.conv2.out_channels for name, block in pod.bottlenecks(ResNet().build()).items()}
@@ -47,7 +47,7 @@ def calls(images: Tensor) -> dict[str, Callable[[], None]]:
     """A forward pass of each trunk."""
     trunks = {
         "plain": ResNet().build(),
-        "FD": ResNet(edits=(pod.Fd(plan=plan()),)).build(),
+        "FD": ResNet(edits=(pod.Fd(dilations=plan()),)).build(),
         "mix": gsl("mix"),
         "deform": gsl("deform"),
     }

@@ -6,7 +6,8 @@ import torch
 
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.loops import checkpoint
-from benchsuite.pipelines.jobs import Detection, Probe
+from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.probe import Probe
 
 
 def arrays_of(probe: type[Probe], pipeline: Detection, folder: Path, image: int) -> Path:

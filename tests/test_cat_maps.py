@@ -14,11 +14,12 @@ from benchsuite.models.resnet import ResNet
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.papers.cat import Cat, Factors
 from benchsuite.papers.cat_maps import SpatialMaps, spatial_maps
-from benchsuite.pipelines.jobs import Detection, probe_for
+from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.probe import probe_for
 from benchsuite.report.probed import cat_maps
 
 SMALL: dict[str, Any] = {
-    "kind": "jobs.Detection",
+    "kind": "detection.Detection",
     "data": {
         "train": {"kind": "generated.Generated", "images": 2},
         "val": {"kind": "generated.Generated", "images": 2, "split": "val"},

@@ -15,7 +15,7 @@ from benchsuite.models import detectron
 from benchsuite.models.attention import Cbam, Eca, Se
 from benchsuite.papers.cat import Cat
 from benchsuite.pipelines.classification import Classification
-from benchsuite.pipelines.jobs import Detection
+from benchsuite.pipelines.detection import Detection
 from benchsuite.recipe.recipe import select
 from benchsuite.verbs.plan import Plan, make_plan
 
@@ -42,7 +42,7 @@ def pipelines(recipe: str, tier: str = "paper") -> dict[str, Any]:
 def test_rows_are_trained_apart(recipe: str, tier: str) -> None:
     plan = planned(recipe, tier)
     kinds = Counter(job.kind() for job in plan.jobs.values())
-    assert kinds["jobs.Train"] + kinds["classification.TrainClassifier"] == TABLES[recipe]
+    assert kinds["detection.Train"] + kinds["classification.TrainClassifier"] == TABLES[recipe]
     chosen = select([recipe])[0]
     assert all(row.published.keys() == set(chosen.column_ids) for row in chosen.rows)
     assert all(claim.quote for claim in chosen.claims)

@@ -15,7 +15,7 @@ import benchsuite as bs
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
 from benchsuite.pipelines.classification import Classification, Cost, ScoreClasses
-from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.recipe import Recipe, load
 
 TABLE = """
@@ -32,7 +32,7 @@ base:
   kind: classification.Classification
   model: {backbone: {kind: cifar_nets.ShuffleNetV2}}
   input: {kind: class_batches.Whole, side: 32}
-  augment: [{kind: class_batches.PadCrop, pad: 4}, {kind: class_batches.Flip}]
+  augment: [{kind: class_batches.PadCrop, pad: 4}, {kind: class_batches.BatchFlip}]
 tiers:
   smoke:
     data:
@@ -148,7 +148,10 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         ({"input": random}, "is random"),
         ({"train_input": {**random, "side": 32}}, "side 32 and input 48; give both the same"),
         ({"model": {"backbone": {"kind": "resnet.Resnet"}}}, "did you mean 'resnet.ResNet'"),
-        ({"augment": [{"kind": "transforms.Flip"}]}, "unknown kind 'transforms.Flip'; there are: class_batches.Flip"),
+        (
+            {"augment": [{"kind": "transforms.Flip"}]},
+            "unknown kind 'transforms.Flip'; there are: class_batches.",
+        ),
         ({"data": {"train": {"kind": "generated.Generated", "images": 2}}}, "unknown kind 'generated.Generated'"),
     ):
         with pytest.raises(ValueError, match=told_):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchsuite.data.cifar import Cifar100
 from benchsuite.data.class_batches import (
+    BatchFlip,
     CentreCrop,
     ClassBatches,
     EvalClassBatches,
-    Flip,
     PadCrop,
     RandomResizedCrop,
     View,
@@ -35,7 +35,7 @@ from benchsuite.data.verify import ClassReport, verify
 from benchsuite.errors import InputError, MissingData
 
 GOLDEN = "ab2218ca7608eced2c362a01b98ad522f3de7386077182ada47f24a8acfcc0b4"
-AUGMENT = (PadCrop(pad=4), Flip())
+AUGMENT = (PadCrop(pad=4), BatchFlip())
 
 
 class Mixed:
@@ -123,7 +123,7 @@ def test_crops_and_flips_by_a_loop() -> None:
                 inside = 0 <= row < 5 and 0 <= column < 7
                 assert torch.equal(cropped[:, y, x], image[:, row, column] if inside else torch.zeros(3))
     assert torch.equal(found[2], images[2]), "the middle one is the image itself"
-    flipped = Flip(p=0.3).apply(images, numbers[:, :1])
+    flipped = BatchFlip(p=0.3).apply(images, numbers[:, :1])
     for image, (number, _), mirrored in zip(images, numbers.tolist(), flipped, strict=True):
         assert torch.equal(mirrored, image.flip(2) if number < 0.3 else image)
 

@@ -107,7 +107,11 @@ def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     planned = told(capsys, "plan", "*-table1", "har-table1", "--rows", "baseline", "--seeds", "0,1", "--json")
     assert planned["totals"] == {"Train": 2, "Predict": 2, "Score": 2}
     train, predict, score = planned["jobs"][:3]
-    assert [train["type"], predict["type"], score["type"]] == ["jobs.Train", "jobs.Predict", "jobs.Score"]
+    assert [train["type"], predict["type"], score["type"]] == [
+        "detection.Train",
+        "detection.Predict",
+        "detection.Score",
+    ]
     assert (predict["needs"], score["needs"], train["needs"]) == ([train["key"]], [predict["key"]], [])
     assert train["rows"] == ["har-table1/baseline"]
     assert train["cached"] is False

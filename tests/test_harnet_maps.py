@@ -18,7 +18,7 @@ from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, HarHead
 from benchsuite.papers.harnet_maps import AttentionMaps, attention_maps
-from benchsuite.pipelines.jobs import Detection
+from benchsuite.pipelines.detection import Detection
 from benchsuite.report import probed
 from benchsuite.report.probed import offsets as offsets_picture
 from benchsuite.report.probed import weights as weights_picture
@@ -30,7 +30,7 @@ def maps(folder: Path, image: int = 1, **changes: Any) -> Path:
     """Run the job on a model as it starts."""
     model = SMALL["model"] | changes
     rest = {name: value for name, value in SMALL.items() if name not in ("kind", "attach_at")}
-    pipeline = Detection.model_validate({"kind": "jobs.Detection", **rest, "model": model})
+    pipeline = Detection.model_validate({"kind": "detection.Detection", **rest, "model": model})
     return arrays_of(AttentionMaps, pipeline, folder, image)
 
 

@@ -11,7 +11,7 @@ from benchsuite.errors import InputError
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet_testing import MultiScale
-from benchsuite.pipelines.jobs import Detection, Predict
+from benchsuite.pipelines.detection import Detection, Predict
 from benchsuite.recipe.recipe import Recipe, folder, load, select
 from benchsuite.settings import canonical, content_key
 from benchsuite.verbs.plan import Plan, make_plan
@@ -34,17 +34,17 @@ def counts(plan: Plan) -> Counter[str]:
 
 
 def trains(plan: Plan) -> set[str]:
-    return {key for key, job in plan.jobs.items() if job.kind() == "jobs.Train"}
+    return {key for key, job in plan.jobs.items() if job.kind() == "detection.Train"}
 
 
 def test_29_trainings_and_39_evaluations() -> None:
     plan = make_plan(select(TRAINED), "paper")
-    assert counts(plan)["jobs.Train"] == 29
+    assert counts(plan)["detection.Train"] == 29
     shared = [users for key, users in plan.users.items() if key in trains(plan) and len(users) > 1]
     assert ["har-table1/baseline", "har-table2/baseline", "har-table3/baseline"] in [sorted(users) for users in shared]
-    assert counts(make_plan(select(["har-*"]), "paper"))["jobs.Predict"] == 39
+    assert counts(make_plan(select(["har-*"]), "paper"))["detection.Predict"] == 39
     assert trains(make_plan(select(["har-*"]), "paper")) == trains(plan)
-    assert counts(make_plan(select(TRAINED[:3]), "paper"))["jobs.Train"] == 11
+    assert counts(make_plan(select(TRAINED[:3]), "paper"))["detection.Train"] == 11
 
 
 def test_a_score_threshold_adds_no_training() -> None:
@@ -101,7 +101,7 @@ def test_inspect_tells_the_costs_of_multi_scale_testing() -> None:
 @pytest.mark.parametrize("tier", ["smoke", "mini"])
 def test_small_tiers_keep_the_backbones_apart(tier: str) -> None:
     plan = make_plan(select(["har-table4"]), tier)
-    assert counts(plan)["jobs.Train"] == 18
+    assert counts(plan)["detection.Train"] == 18
     backbones = {row: content_key(canonical(pipeline.model)) for row, pipeline in models(plan).items()}
     assert len({backbones[name] for name in BACKBONES}) == 6
     for name, pipeline in models(plan).items():

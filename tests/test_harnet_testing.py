@@ -27,7 +27,7 @@ from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import Head, RetinaNet, RetinaNetDetector
 from benchsuite.papers.harnet_testing import AsRead, Doubled, MultiScale, MultiScaleDetector, OutputMaps, merge
-from benchsuite.pipelines.jobs import Detection
+from benchsuite.pipelines.detection import Detection
 
 STRIDES = (8, 16, 32, 64, 128)
 POST = PostProcess(score_threshold=0.0, candidates=40, detections=30)
@@ -219,8 +219,8 @@ def test_jobs_of_a_multi_scale_row(tmp_path: Path) -> None:
     rest = {name: value for name, value in ROW.items() if name not in ("kind", "attach_at")}
     testing = {"kind": "harnet_testing.MultiScale", "shorts": (64, 48, 96)}
     timing = {"warmup": 0, "repeats": 1}
-    once = Detection.model_validate({"kind": "jobs.Detection", **rest})
-    several = Detection.model_validate({"kind": "jobs.Detection", **rest, "testing": testing, "timing": timing})
+    once = Detection.model_validate({"kind": "detection.Detection", **rest})
+    several = Detection.model_validate({"kind": "detection.Detection", **rest, "testing": testing, "timing": timing})
     assert once.fit(0).key == several.fit(0).key
     assert once.predict(0).key != several.predict(0).key
     assert several.predict(0).batch == 1

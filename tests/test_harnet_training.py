@@ -13,7 +13,7 @@ from benchsuite.loops.train import Run, Solver, factors
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
 from benchsuite.papers.harnet_training import Incremental
-from benchsuite.pipelines.jobs import Detection, Train
+from benchsuite.pipelines.detection import Detection, Train
 from benchsuite.recipe.recipe import select
 from benchsuite.verbs.plan import make_plan
 
@@ -113,7 +113,12 @@ def test_it_is_a_setting_of_any_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plan = make_plan([recipe], "paper", rows=["resnet-50-ha"], overrides=["kind=harnet_training.Incremental"])
     (pipeline,) = (planned.pipeline for planned in plan.rows)
     assert isinstance(pipeline, Incremental) and pipeline.attach_at == 24_000
-    assert [job.kind() for job in plan.jobs.values()] == ["jobs.Train", "jobs.Train", "jobs.Predict", "jobs.Score"]
+    assert [job.kind() for job in plan.jobs.values()] == [
+        "detection.Train",
+        "detection.Train",
+        "detection.Predict",
+        "detection.Score",
+    ]
 
 
 # --- slower parameters

@@ -32,7 +32,8 @@ from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.rcnn import FasterRcnn
 from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
 from benchsuite.models.resnet import ResNet
-from benchsuite.pipelines.jobs import Detection, Pipeline
+from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.pipeline import Pipeline
 
 CLASSES = 24
 RPN = Rpn(train=Proposals(before_nms=60, after_nms=40), test=Proposals(before_nms=30, after_nms=12))
@@ -254,7 +255,7 @@ def test_nothing_found_and_half_precision() -> None:
 
 def pipeline(**changes: Any) -> Detection:
     settings: dict[str, Any] = {
-        "kind": "jobs.Detection",
+        "kind": "detection.Detection",
         "data": {
             "train": {"kind": "generated.Generated", "images": 8, "height": 64, "width": 64},
             "val": {"kind": "generated.Generated", "images": 4, "height": 64, "width": 64, "split": "val"},

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
 
 
 def trains(plan: Plan) -> set[str]:
-    return {key for key, job in plan.jobs.items() if job.kind() == "jobs.Train"}
+    return {key for key, job in plan.jobs.items() if job.kind() == "detection.Train"}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_jobs_come_after_their_inputs_and_once(recipe: Recipe) -> None:
     plan = make_plan([recipe, recipe], "paper", seeds=[0, 1])
     kinds = [job.kind() for job in plan.jobs.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "jobs.Train": 10, "jobs.Predict": 10, "jobs.Score": 10, "jobs.Difference": 12,
+        "detection.Train": 10, "detection.Predict": 10, "detection.Score": 10, "detection.Difference": 12,
     }  # fmt: skip
     seen: set[str] = set()
     for key, job in plan.jobs.items():
@@ -37,7 +37,7 @@ def test_jobs_come_after_their_inputs_and_once(recipe: Recipe) -> None:
 def test_a_score_threshold_replans_no_training(recipe: Recipe) -> None:
     before, after = make_plan([recipe], "paper"), make_plan([recipe], "paper", overrides=["post.score_threshold=0.1"])
     assert trains(before) == trains(after)
-    assert not {key for key, job in before.jobs.items() if job.kind() == "jobs.Predict"} & set(after.jobs)
+    assert not {key for key, job in before.jobs.items() if job.kind() == "detection.Predict"} & set(after.jobs)
 
 
 def test_a_learning_rate_replans_one_training(tmp_path: Path, recipe: Recipe) -> None:
@@ -59,12 +59,12 @@ def test_a_metric_rescores_saved_detections(recipe: Recipe) -> None:
     before = make_plan([recipe], "paper")
     after = make_plan([recipe], "paper", overrides=["metric.evaluator=pycocotools"])
     changed = {job.kind() for key, job in after.jobs.items() if key not in before.jobs}
-    assert changed == {"jobs.Score", "jobs.Difference"}
+    assert changed == {"detection.Score", "detection.Difference"}
 
 
 def test_timing_is_asked_for_by_a_setting(recipe: Recipe) -> None:
     plan = make_plan([recipe], "paper", overrides=["timing={repeats: 3}"])
-    assert [job.kind() for job in plan.jobs.values()].count("jobs.Time") == 5
+    assert [job.kind() for job in plan.jobs.values()].count("detection.Time") == 5
 
 
 @pytest.mark.parametrize("recipe_id", available())
@@ -76,7 +76,7 @@ def test_golden_keys(recipe_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @patch(
-    "benchsuite.pipelines.jobs.device_name", lambda device: "a device"
+    "benchsuite.pipelines.detection.device_name", lambda device: "a device"
 )  # a timing's key names it: the same one everywhere
 def golden(recipe_id: str) -> dict[str, dict[str, str]]:
     recipe = select([recipe_id])[0]

@@ -20,10 +20,10 @@ from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.papers import pod
 from benchsuite.papers.pod import Fd, FdConv, Gsl, GslConv, cells_of, deform, mix, transfer
-from benchsuite.papers.pod_decompose import Plan, decompose, decompose_all
+from benchsuite.papers.pod_decompose import Dilations, decompose, decompose_all
 
 SCALES = [(0.02, 0.3), (0.88, 0.95), (1.3, 1.28), (1.7, 2.9), (3.57, 3.45), (8.49, 9.34)]
-ONES = Plan(layers={name: decompose(1, 1, count) for name, count in {"R31": 16, "R41": 32, "R51": 64}.items()})
+ONES = Dilations(layers={name: decompose(1, 1, count) for name, count in {"R31": 16, "R41": 32, "R51": 64}.items()})
 
 
 def naive(x: Tensor, weight: Tensor, d: tuple[float, float], stride: int) -> Tensor:
@@ -256,7 +256,7 @@ def test_fd_with_all_scales_1_is_the_baseline(model: str) -> None:
     torch.manual_seed(0)
     plain = detector(model).eval()
     statistics(plain)
-    fd = detector(model, (Fd(plan=ONES),)).eval()
+    fd = detector(model, (Fd(dilations=ONES),)).eval()
     fd.load_state_dict(transfer(fd, plain.state_dict()))
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -270,7 +270,7 @@ def _flat(outputs: object) -> list[Tensor]:
     return [each for part in outputs for each in _flat(part)] if isinstance(outputs, (list, tuple)) else []
 
 
-MIXED = Plan(layers={
+MIXED = Dilations(layers={
     "R31": decompose(0.46, 1.7, 16), "R41": decompose(1.7, 2.9, 32), "R51": decompose(2.02, 0.98, 64)
 })  # fmt: skip
 
@@ -278,7 +278,7 @@ MIXED = Plan(layers={
 def test_weights_are_cut_as_in_figure_5() -> None:
     torch.manual_seed(0)
     source = detector("retinanet", (Gsl(),)).state_dict()
-    fd = detector("retinanet", (Fd(plan=MIXED),))
+    fd = detector("retinanet", (Fd(dilations=MIXED),))
     fd.load_state_dict(transfer(fd, source))
     found = fd.state_dict()
     at = {name: f"backbone.stages.{stage}.0.conv2" for stage, name in ((2, "R31"), (3, "R41"), (4, "R51"))}
@@ -298,8 +298,8 @@ def test_the_edit_cuts_the_backbones_own_weights() -> None:
     torch.manual_seed(0)
     plain = detector("retinanet").state_dict()
     torch.manual_seed(0)
-    fd = detector("retinanet", (Fd(plan=MIXED),)).state_dict()
-    mapped = transfer(detector("retinanet", (Fd(plan=MIXED),)), plain)
+    fd = detector("retinanet", (Fd(dilations=MIXED),)).state_dict()
+    mapped = transfer(detector("retinanet", (Fd(dilations=MIXED),)), plain)
     assert mapped.keys() == fd.keys()
     assert all(torch.equal(mapped[name], fd[name]) for name in fd), "and draws nothing: head and neck start alike"
 
@@ -325,11 +325,11 @@ def test_costs_of_the_papers_plans() -> None:
         image = torch.empty(1, 3, 800, 1344)
         assert 2e-9 * macs(plain, image) == pytest.approx(175.163, abs=5e-4)
         for name, (saved, gflops) in SAVED.items():
-            fd = ResNet(edits=(Fd(plan=decompose_all(scales(name), channels())),)).build()
+            fd = ResNet(edits=(Fd(dilations=decompose_all(scales(name), channels())),)).build()
             assert parameters(plain) - parameters(fd) == saved
             assert 2e-9 * macs(fd, image) == pytest.approx(gflops, abs=5e-4)
         far = dict.fromkeys(channels(), (0.95, 7.3))
-        fd = ResNet(edits=(Fd(plan=decompose_all(far, channels())),)).build()
+        fd = ResNet(edits=(Fd(dilations=decompose_all(far, channels())),)).build()
         assert parameters(fd) == parameters(plain), "nothing is saved where no scale is below 1"
 
 
@@ -345,11 +345,11 @@ def refused(edit: pod.Edit, backbone: ResNet) -> str:
 
 def test_refuses_another_backbone() -> None:
     plan = decompose_all(scales("C50"), channels())
-    assert "it has 13 layers, R31 to R53, this one has 30 layers" in refused(Fd(plan=plan), ResNet(depth=101))
+    assert "it has 13 layers, R31 to R53, this one has 30 layers" in refused(Fd(dilations=plan), ResNet(depth=101))
     assert "R31 has 128 channels, the backbone 16" in refused(
-        Fd(plan=Plan(layers={name: plan.layers[name] for name in ("R31", "R41", "R51")})), Tiny()
+        Fd(dilations=Dilations(layers={name: plan.layers[name] for name in ("R31", "R41", "R51")})), Tiny()
     )
-    for edit in (Gsl(), Fd(plan=plan)):
+    for edit in (Gsl(), Fd(dilations=plan)):
         assert "depth 50 or 101" in refused(edit, ResNet(depth=18))
     assert "of which this backbone has none" in refused(Gsl(), Tiny(edits=(Gsl(),)))
 
@@ -361,7 +361,7 @@ def test_a_backbone_may_end_before_conv5() -> None:
 
 
 def test_transfer_is_strict() -> None:
-    fd = detector("retinanet", (Fd(plan=MIXED),))
+    fd = detector("retinanet", (Fd(dilations=MIXED),))
     source: Mapping[str, Tensor] = detector("retinanet", (Gsl(),)).state_dict()
     first = "backbone.stages.2.0.conv2.weight"
     for wrong in ({name: value for name, value in source.items() if name != first},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchsuite.errors import InputError
 from benchsuite.papers.pod import FdConv, cells_of, deform, mix
-from benchsuite.papers.pod_decompose import Plan, SubConv, decompose, decompose_all
+from benchsuite.papers.pod_decompose import Dilations, SubConv, decompose, decompose_all
 
 CHANNELS = {name: count for name, count in channels().items() if name in TABLE3["C50"]}
 scale = st.floats(0, 12)
@@ -168,8 +168,8 @@ def test_refuses_scales_that_are_none(bad: tuple[float, float]) -> None:
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     plan = decompose_all(TABLE3["F50"], CHANNELS)
-    plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan
+    plan.save(tmp_path / "dilations.json")
+    assert Dilations.load(tmp_path / "dilations.json") == plan
     assert plan.layers["R51"] == (SubConv(channels=166, dilation=(0, 0)), SubConv(channels=346, dilation=(1, 1)))
 
 
@@ -178,11 +178,11 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
                 '{"layers": {"R31": [{"channels": 3, "dilation": [1, -1]}]}}'],
 )  # fmt: skip
 def test_refuses_what_is_no_plan(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "plan.json"
+    file = tmp_path / "dilations.json"
     file.write_text(content)
     with pytest.raises(InputError) as raised:
-        Plan.load(file)
-    assert "plan.json: is no plan" in str(raised.value) and "\n" not in str(raised.value)
+        Dilations.load(file)
+    assert "dilations.json: has no dilations" in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_decomposing_loads_no_torch() -> None:

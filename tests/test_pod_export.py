@@ -19,7 +19,7 @@ from benchsuite.models.rcnn import FasterRcnn, FasterRcnnC4
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.models.static import grouped_nms, static
 from benchsuite.papers.pod import Fd, Gsl
-from benchsuite.papers.pod_decompose import Plan, decompose
+from benchsuite.papers.pod_decompose import Dilations, decompose
 from benchsuite.recipe.recipe import select
 from benchsuite.verbs.export import Agreement, Exported, agreement, check, export, write
 from benchsuite.verbs.listing import print_export
@@ -27,7 +27,7 @@ from benchsuite.verbs.plan import make_plan
 
 FRAME = 64, 96
 POST = PostProcess(score_threshold=0.05, candidates=60, detections=15)
-FD = Fd(plan=Plan(layers={
+FD = Fd(dilations=Dilations(layers={
     "R31": decompose(0.46, 1.7, 16), "R41": decompose(1.7, 2.9, 32), "R51": decompose(2.02, 0.98, 64)
 }))  # fmt: skip
 

@@ -138,8 +138,8 @@ def curve(*losses: float) -> tuple[dict[str, float], ...]:
 def test_losses_of_transfer(tmp_path: Path, store: Store) -> None:
     gsl = artifact(store, "gsl", {}, {}, log=curve(4.0, 3.0, 2.0))
     plan = artifact(store, "plan", {"train": gsl}, {})
-    transferred = artifact(store, "wt", {"plan": plan, "gsl": gsl}, {}, log=curve(2.1, 1.5))
-    start = artifact(store, "fd", {"plan": plan}, {}, log=curve(4.2, 3.5, 2.5))
+    transferred = artifact(store, "wt", {"dilations": plan, "gsl": gsl}, {}, log=curve(2.1, 1.5))
+    start = artifact(store, "fd", {"dilations": plan}, {}, log=curve(4.2, 3.5, 2.5))
     keys = {"retina-50-fd-wt": artifact(store, "a", {"train": transferred}, {}),
             "retina-50-fd-2x": artifact(store, "b", {"train": start}, {})}  # fmt: skip
     results_file(tmp_path, "pod-table5", {row: {"AP": 1.0} for row in keys}, keys)

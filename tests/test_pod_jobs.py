@@ -22,9 +22,9 @@ from benchsuite.models.fpn import Fpn
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.papers import pod, pod_jobs
-from benchsuite.papers.pod_decompose import Plan, SubConv, decompose
+from benchsuite.papers.pod_decompose import Dilations, SubConv, decompose
 from benchsuite.papers.pod_jobs import Decompose, Fd, Gsl, Plain, Scales, TimeFd, TimeGsl, TrainFd, spread, stretched
-from benchsuite.pipelines.jobs import Predict, Train
+from benchsuite.pipelines.detection import Predict, Train
 
 SMALL: dict[str, Any] = {
     "data": {
@@ -70,15 +70,18 @@ def test_rows_share_what_they_can() -> None:
     plain, gsl = row(Plain), row(Gsl)
     fd, wt, twice = row(Fd), row(Fd, weights="gsl"), row(Fd, schedule=2)
     assert plain.fit_gsl(0).key == gsl.fit(0).key != plain.fit(0).key
-    assert len({each.plan(0).key for each in (plain, gsl, fd, wt, twice)}) == 1
+    assert len({each.decompose(0).key for each in (plain, gsl, fd, wt, twice)}) == 1
     assert len({each.fit(0).key for each in (plain, gsl, fd, wt, twice)}) == 5
-    assert fd.fit(0).inputs.keys() == {"plan"} and wt.fit(0).inputs == {"plan": fd.plan(0), "gsl": gsl.fit(0)}
+    assert fd.fit(0).inputs.keys() == {"dilations"} and wt.fit(0).inputs == {
+        "dilations": fd.decompose(0),
+        "gsl": gsl.fit(0),
+    }
     assert fd.jobs(0)["time"].key == wt.jobs(0)["time"].key, "weights do not matter"
     assert [type(each.jobs(0)["time"]).__name__ for each in (plain, gsl, fd)] == ["Time", "TimeGsl", "TimeFd"]
     assert row(Fd, post={"score_threshold": 0.3}).fit(0).key == fd.fit(0).key
     assert row(Fd, measure={"images": 4}).fit(0).key != fd.fit(0).key
     jittered = row(Fd, finetune_augment=({"kind": "transforms.Flip"},))
-    assert jittered.plan(0).key == fd.plan(0).key and jittered.fit(0).key != fd.fit(0).key
+    assert jittered.decompose(0).key == fd.decompose(0).key and jittered.fit(0).key != fd.fit(0).key
 
 
 def test_a_longer_schedule() -> None:
@@ -91,7 +94,7 @@ def test_a_longer_schedule() -> None:
 def test_inspect_knows_nothing_before_the_plan() -> None:
     fd: Fd = row(Fd)
     found = fd.inspect()
-    assert found["parameters"] is None and fd.plan(0).key in str(found["reason"])
+    assert found["parameters"] is None and fd.decompose(0).key in str(found["reason"])
     assert fd.inspect_with(Artifact("other", Path())) == found
     assert row(Gsl).inspect()["parameters"] - row(Plain).inspect()["parameters"] == sum(
         2 * c + 2 for c in LAYERS.values()
@@ -143,7 +146,7 @@ def test_a_row_of_table_3(direction: str, done: dict[str, Artifact]) -> None:
 
 def test_the_plan_is_of_the_means(done: dict[str, Artifact]) -> None:
     pipeline = row(Fd)
-    plan = Plan.load(do(pipeline.plan(0), done).path("plan.json"))
+    plan = Dilations.load(do(pipeline.decompose(0), done).path("dilations.json"))
     measured = do(pipeline.scales(0), done).metrics
     for name, channels in LAYERS.items():
         assert plan.layers[name] == decompose(measured[f"{name}_h"] or 0, measured[f"{name}_w"] or 0, channels)
@@ -194,7 +197,7 @@ def test_times(done: dict[str, Artifact]) -> None:
 
 def test_inspect_with_the_rows_own_plan(done: dict[str, Artifact]) -> None:
     fd: Fd = row(Fd)
-    plan = do(fd.plan(0), done)
+    plan = do(fd.decompose(0), done)
     found, plain = fd.inspect_with(plan), row(Plain).inspect()
     assert isinstance(found["parameters"], int) and found["parameters"] <= plain["parameters"]
     network = fd.fit(0).trained(24, do(fd.fit(0), done))
@@ -232,15 +235,15 @@ def test_refuses_scales_that_are_none(bad: float, tmp_path: Path) -> None:
 
 
 def test_refuses_a_plan_of_another_backbone(tmp_path: Path) -> None:
-    Plan(layers={"R31": (SubConv(channels=128, dilation=(1, 1)),)}).save(tmp_path / "plan.json")
-    told = refused(row(Fd).fit(0), tmp_path / "out", {"plan": Artifact("key", tmp_path)})
-    assert told.startswith("plan: is of another backbone")
+    Dilations(layers={"R31": (SubConv(channels=128, dilation=(1, 1)),)}).save(tmp_path / "dilations.json")
+    told = refused(row(Fd).fit(0), tmp_path / "out", {"dilations": Artifact("key", tmp_path)})
+    assert told.startswith("dilations: are of another backbone")
 
 
 def test_refuses_weights_of_another_architecture(tmp_path: Path, done: dict[str, Artifact]) -> None:
     wt = row(Fd, weights="gsl").fit(0)
     save_file(nn.Linear(2, 2).state_dict(), tmp_path / "weights.safetensors")
-    inputs = {"plan": do(wt.plan, done), "gsl": Artifact("key", tmp_path)}
+    inputs = {"dilations": do(wt.dilations, done), "gsl": Artifact("key", tmp_path)}
     told = refused(wt, tmp_path / "out", inputs)
     assert "weights.safetensors: " in told and "so it is of another model" in told
 

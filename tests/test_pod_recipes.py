@@ -16,7 +16,7 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.papers.pod_decompose import decompose_all
 from benchsuite.papers.pod_jobs import Fd, Plain, TrainFd
-from benchsuite.pipelines.jobs import Detection, Train
+from benchsuite.pipelines.detection import Detection, Train
 from benchsuite.recipe.recipe import Spread, folder, load_recipe, select
 from benchsuite.report.results import published_value
 from benchsuite.settings import canonical, content_key
@@ -43,10 +43,10 @@ def trains(plan: Plan) -> dict[str, Train]:
 def test_29_trainings_and_none_twice(tier: str) -> None:
     plan = make_plan(select(TABLES), tier)
     assert Counter(job.work for job in plan.jobs.values())["Train"] == 29
-    assert counts(plan)["jobs.Train"] == 6 + 3 + 6, "base 1×, base 2×, GSL"
+    assert counts(plan)["detection.Train"] == 6 + 3 + 6, "base 1×, base 2×, GSL"
     assert counts(plan)["pod_jobs.TrainFd"] == 6 + 3 + 4 + 1, "FD 1×, FD 2×, FD-WT 1×, FD-WT 1.5× jittered"
     assert counts(plan)["pod_jobs.Scales"] == 7 and counts(plan)["pod_jobs.Decompose"] == 6
-    assert sum(counts(plan)[name] for name in ("jobs.Time", "pod_jobs.TimeGsl", "pod_jobs.TimeFd")) == 9
+    assert sum(counts(plan)[name] for name in ("detection.Time", "pod_jobs.TimeGsl", "pod_jobs.TimeFd")) == 9
     assert counts(plan)["pod_jobs.LayerScales"] == 8 and counts(plan)["testdev.Submit"] == 2
     forms = [content_key(job.form) for job in trains(plan).values()]
     assert len(set(forms)) == len(forms) == 29
@@ -107,7 +107,7 @@ def test_the_jittered_row_reuses_the_unjittered_scales() -> None:
     assert [part.kind() for part in fit.augment] == ["transforms.Flip", "transforms.Jitter"]
     assert [part.kind() for part in fit.gsl.augment] == ["transforms.Flip"]
     table2 = make_plan(select(["pod-table2"]), "paper", rows=["retina-101-fd"]).rows[0].pipeline
-    assert isinstance(table2, Fd) and table2.plan(0).key == fit.plan.key
+    assert isinstance(table2, Fd) and table2.decompose(0).key == fit.plan.key
 
 
 def test_parameters_with_their_norms() -> None:
@@ -196,7 +196,7 @@ def test_inspect_reads_the_plan_of_a_run(tmp_path: Path, capsys: pytest.CaptureF
     store = Store(tmp_path / "runs")
     store.prepare()
     with store.lock(key), store.scratch(key) as scratch:
-        decompose_all(scales("N50"), channels()).save(scratch / "plan.json")
+        decompose_all(scales("N50"), channels()).save(scratch / "dilations.json")
         store.publish(key, scratch, {})
     plain = 37_387_832  # of HAR-Net's baseline, which has the same six anchors a cell
     assert inspected(capsys, file, "--artifact", key, "--store", store.root)["parameters"] == plain - 561_152

@@ -68,7 +68,7 @@ def test_every_attention_weight_moves(data: Path, tmp_path: Path) -> None:
 
     plan = bs.make_plan([bs.load_recipe("har-table1")], "smoke", rows=["sa-1-2-5-2-1"], data=data, overrides=TINY)
     bs.run_plan(plan, bs.Store(tmp_path / "runs"), bs.RunOptions(out=tmp_path / "results"))
-    (key,) = (key for key, job in plan.jobs.items() if job.kind() == "jobs.Train")
+    (key,) = (key for key, job in plan.jobs.items() if job.kind() == "detection.Train")
     trained = load_file(tmp_path / "runs" / "artifacts" / key / "weights.safetensors")
     torch.manual_seed(0)
     start = plan.rows[0].pipeline.model.build(2).state_dict()  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def test_a_box_outside_its_image_is_named(data: Path, capsys: pytest.CaptureFixt
 def test_a_truncated_checkpoint_and_an_edited_artifact(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = [*RUN, "--data", data, "--rows", "baseline"]
     jobs = told(capsys, "plan", *run[1:], "--json")["jobs"]
-    train = next(job["key"] for job in jobs if job["type"] == "jobs.Train")
+    train = next(job["key"] for job in jobs if job["type"] == "detection.Train")
     checkpoint = Path("runs", "partial", train, "checkpoint.safetensors")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")

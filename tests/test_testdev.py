@@ -16,7 +16,7 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, MissingData
 from benchsuite.metrics.metric import Found
 from benchsuite.pipelines import testdev
-from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.recipe import Recipe, select
 from benchsuite.verbs import run
 from benchsuite.verbs.plan import make_plan
@@ -154,7 +154,7 @@ def test_table_5_quotes_twenty_rows_and_trains_nothing_of_its_own(recipe: Recipe
     assert len(quoted) == 20 and all(row.cite for row in quoted)
     fourth = select(["har-table4"])[0]
     trains = [
-        {key for key, job in make_plan([each], "paper").jobs.items() if job.kind() == "jobs.Train"}
+        {key for key, job in make_plan([each], "paper").jobs.items() if job.kind() == "detection.Train"}
         for each in (recipe, fourth)
     ]
     assert len(trains[0]) == 2 and trains[0] <= trains[1]

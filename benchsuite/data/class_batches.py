@@ -111,7 +111,7 @@ class PadCrop(BatchAugment):
         return windows[torch.arange(len(images)), :, down, right]
 
 
-class Flip(BatchAugment):
+class BatchFlip(BatchAugment):
     """Mirrors left and right with probability `p`."""
 
     draws: ClassVar[int] = 1

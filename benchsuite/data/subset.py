@@ -10,7 +10,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.masks import Chosen
 from benchsuite.errors import MissingData
-from benchsuite.settings import content_key
+from benchsuite.settings import Settings, content_key
 
 
 def take(data: DetectionSet, limit: int) -> DetectionSet:
@@ -123,3 +123,18 @@ class FirstOnDisk(DetectionData):
     def open(self) -> DetectionSet:
         """Read the annotations."""
         return self.of[0].open()
+
+
+class Splits(Settings):
+    """The two splits a table needs, each cut to a number of images where a limit is given."""
+
+    train: DetectionData
+    val: DetectionData
+    train_limit: int | None = None
+    val_limit: int | None = None
+
+    def cut(self, split: str) -> DetectionData:
+        """The split as it is used."""
+        data: DetectionData = getattr(self, split)
+        limit: int | None = getattr(self, f"{split}_limit")
+        return data if limit is None else Subset(of=data, limit=limit)

@@ -19,7 +19,7 @@ MODULES = (
     "yaml",
     "safetensors.torch",
     "PIL.Image",
-    "benchsuite.pipelines.jobs",
+    "benchsuite.pipelines.detection",
     "benchsuite.engine.worker",
 )
 PR_SET_PDEATHSIG = 1

@@ -14,7 +14,7 @@ from benchsuite.models.rcnn import TwoStageDetector
 from benchsuite.models.resnet import ResNetFeatures
 from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.cat import SpatialMap
-from benchsuite.pipelines.jobs import Probe
+from benchsuite.pipelines.probe import Probe
 
 
 class SpatialMaps(Probe):

@@ -14,7 +14,7 @@ from benchsuite.models.cross_level import CrossLevelGates, LevelGates
 from benchsuite.models.detector import Detector
 from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet import AlignedAttention, SpatialGates
-from benchsuite.pipelines.jobs import Probe
+from benchsuite.pipelines.probe import Probe
 
 
 class AttentionMaps(Probe):

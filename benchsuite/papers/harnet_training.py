@@ -8,7 +8,7 @@ from pydantic import PositiveInt, model_validator
 
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
-from benchsuite.pipelines.jobs import Detection, Train
+from benchsuite.pipelines.detection import Detection, Train
 
 
 class Incremental(Detection):
@@ -33,7 +33,7 @@ class Incremental(Detection):
         """The model without the attention that is attached later."""
         head = self.model.head if isinstance(self.model, RetinaNet) else None
         if not isinstance(self.model, RetinaNet) or not isinstance(head, Head) or head == head.main:
-            raise ValueError("the head has no attention to attach; train it with `kind: jobs.Detection`")
+            raise ValueError("the head has no attention to attach; train it with `kind: detection.Detection`")
         return self.model.model_copy(update={"head": head.main})
 
     def fit(self, seed: int) -> Train:

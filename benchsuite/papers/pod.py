@@ -24,7 +24,7 @@ from torchvision.ops import deform_conv2d
 from benchsuite.errors import InputError
 from benchsuite.models.detector import Edit, Features
 from benchsuite.models.resnet import ResNetFeatures
-from benchsuite.papers.pod_decompose import Plan, SubConv
+from benchsuite.papers.pod_decompose import Dilations, SubConv
 
 Init: TypeAlias = Literal["near_one", "he"]
 Reduce: TypeAlias = Literal["centre", "sum"]
@@ -226,26 +226,26 @@ def deform(x: Tensor, weight: Tensor, scales: Tensor, stride: Cell) -> Tensor:
 class Fd(Edit):
     """Every 3×3 of conv3, conv4 and conv5 is replaced by the sub-convolutions that its scale was decomposed to.
 
-    plan    by layer; exactly those of the backbone
-    reduce  what a single tap becomes of three: the `centre`, as the paper says, or their `sum`, which keeps what a
-            dilation of 0 computes
+    dilations  by layer; exactly those of the backbone
+    reduce     what a single tap becomes of three: the `centre`, as the paper says, or their `sum`, which keeps what
+               a dilation of 0 computes
     """
 
-    plan: Plan
+    dilations: Dilations
     reduce: Reduce = "centre"
 
     def apply(self, features: Features) -> Sequence[nn.Module]:
-        """Replace the convolutions; the new weights are cut from theirs. InputError for another backbone's plan."""
+        """Replace the convolutions; the new weights are cut from theirs. InputError where they are another's."""
         blocks = bottlenecks(features)
-        for name in [*blocks, *self.plan.layers]:
-            if name not in blocks or name not in self.plan.layers:
-                raise InputError(f"plan: is of another backbone: it has {_listed(self.plan.layers)}, this one has "
-                                 f"{_listed(blocks)}; decompose this detector's own scales")  # fmt: skip
+        for name in [*blocks, *self.dilations.layers]:
+            if name not in blocks or name not in self.dilations.layers:
+                raise InputError(f"dilations: are of another backbone: it has {_listed(self.dilations.layers)}, this "
+                                 f"one has {_listed(blocks)}; decompose this detector's own scales")  # fmt: skip
         for name, block in blocks.items():
-            parts = self.plan.layers[name]
+            parts = self.dilations.layers[name]
             planned, there = sum(part.channels for part in parts), block.conv2.out_channels
             if planned != there:
-                raise InputError(f"plan: {name} has {planned} channels, the backbone {there}; decompose this "
+                raise InputError(f"dilations: {name} has {planned} channels, the backbone {there}; decompose this "
                                  "detector's own scales")  # fmt: skip
             block.conv2 = FdConv(block.conv2, parts, self.reduce)
         return ()
@@ -262,7 +262,7 @@ class FdConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, parts: Sequence[SubConv], reduce: Reduce = "centre") -> None:
         super().__init__()
-        self.plan, self.reduce = tuple(parts), reduce
+        self.planned, self.reduce = tuple(parts), reduce
         with torch.device("meta"):  # no weights are drawn
             self.parts = nn.ModuleList(_sub_conv(conv, part) for part in parts)
         for part, weight in zip(self.parts, self.cut(conv.weight.detach()), strict=True):
@@ -278,9 +278,9 @@ class FdConv(nn.Module):
         upper one the last; of a direction with one tap it has the centre."""
         cuts = []
         ends = [0]
-        for part in self.plan:
+        for part in self.planned:
             ends.append(ends[-1] + part.channels)
-        for part, (first, last) in zip(self.plan, pairwise(ends), strict=True):
+        for part, (first, last) in zip(self.planned, pairwise(ends), strict=True):
             taps = weight[first:last]
             for axis, width in enumerate(part.kernel, 2):
                 if width == 1:

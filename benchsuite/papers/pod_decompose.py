@@ -38,7 +38,7 @@ class SubConv(Settings):
         return height, width
 
 
-class Plan(Settings):
+class Dilations(Settings):
     """The sub-convolutions of every decomposed layer, by its name (R31 … R53), lower dilations first."""
 
     layers: Mapping[str, Annotated[tuple[SubConv, ...], Field(min_length=1, max_length=2)]]
@@ -48,20 +48,20 @@ class Plan(Settings):
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Plan":
+    def load(cls, path: Path) -> "Dilations":
         """Read what `save` wrote; InputError, one line, where it is something else."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); give a plan that a run decomposed") from None
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give what a run decomposed") from None
         except ValidationError as error:
             where, message, _ = flat_errors(error)[0]
             place = ".".join(map(str, where)) or "the file"
-            raise InputError(f"{path}: is no plan ({place}: {message}); decompose the scales again") from None
+            raise InputError(f"{path}: has no dilations ({place}: {message}); decompose the scales again") from None
 
 
-def decompose_all(scales: Mapping[str, tuple[float, float]], channels: Mapping[str, int]) -> Plan:
-    """The plan for learnt scales (d_h, d_w) of layers with `channels` output channels, both by layer.
+def decompose_all(scales: Mapping[str, tuple[float, float]], channels: Mapping[str, int]) -> Dilations:
+    """The dilations for learnt scales (d_h, d_w) of layers with `channels` output channels, both by layer.
 
     InputError naming the layer where a scale is negative or not finite.
     """
@@ -71,7 +71,7 @@ def decompose_all(scales: Mapping[str, tuple[float, float]], channels: Mapping[s
             raise InputError(f"{name}: has the scale ({d_h:g}, {d_w:g}), which nothing can be decomposed to; scales "
                              "are finite and not negative, train the GSL network again")  # fmt: skip
         layers[name] = decompose(d_h, d_w, channels[name])
-    return Plan(layers=layers)
+    return Dilations(layers=layers)
 
 
 def decompose(d_h: float, d_w: float, channels: int) -> tuple[SubConv, ...]:

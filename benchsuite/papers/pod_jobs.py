@@ -8,7 +8,7 @@ over images, the dilations these are decomposed to, and a training of the networ
     table 3, fig. 6                 Distribution
     table 4                         Gsl; TimeGsl, TimeFd
 
-A job of an FD network is keyed by the job that will make its plan, so that everything is planned before anything runs.
+A job of an FD network is keyed by the job that will make its dilations, so that all is planned before anything runs.
 """
 
 import json
@@ -35,12 +35,13 @@ from benchsuite.models.detector import Detector, Edit, Model
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.resnet import Pretrained
 from benchsuite.papers import pod
-from benchsuite.papers.pod_decompose import Plan, decompose_all
-from benchsuite.pipelines.jobs import Detection, Pipeline, Time, Train, loaders
+from benchsuite.papers.pod_decompose import Dilations, decompose_all
+from benchsuite.pipelines.detection import Detection, Time, Train
+from benchsuite.pipelines.pipeline import Pipeline, loaders
 from benchsuite.pipelines.testdev import TestDev
 from benchsuite.settings import Json, Settings
 
-PLAN = "plan.json"
+DILATIONS = "dilations.json"
 
 
 def edited(model: Model, edit: Edit) -> Model:
@@ -142,7 +143,7 @@ class LayerScales(Job):
 
 
 class Decompose(Job):
-    """Decompose the means of measured scales, in full precision. Leaves `plan.json`."""
+    """Decompose the means of measured scales, in full precision. Leaves `dilations.json`."""
 
     scales: Scales
 
@@ -154,7 +155,7 @@ class Decompose(Job):
     def do(self, context: Context) -> None:
         """Sec. 3.2, layer by layer. InputError where a scale is negative or not a number."""
         means, channels = mean_scales(context.inputs["scales"])
-        decompose_all(means, channels).save(context.folder / PLAN)
+        decompose_all(means, channels).save(context.folder / DILATIONS)
 
 
 def mean_scales(measured: Artifact) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
@@ -168,13 +169,13 @@ def mean_scales(measured: Artifact) -> tuple[dict[str, tuple[float, float]], dic
 
 
 class TrainFd(Train):
-    """Train the FD network of `model`, whose dilations `plan` tells. Leaves what `Train` does, and the plan.
+    """Train the FD network of `model`, dilated as a job tells. Leaves what `Train` does, and `dilations.json`.
 
-    gsl     the training to take the weights from (FD-WT); without it they are the backbone's own, cut by the plan
+    gsl     the training to take the weights from (FD-WT); without it they are the backbone's own
     reduce  see pod.Fd
     """
 
-    plan: Decompose
+    dilations: Decompose
     gsl: Train | None = None
     reduce: pod.Reduce = "centre"
 
@@ -184,10 +185,10 @@ class TrainFd(Train):
         return f"train FD{'-WT' if self.gsl else ''} seed {self.seed}"
 
     def build(self, num_classes: int, context: Context) -> Detector:
-        """The FD network with the weights it starts from; InputError where plan or weights are of another model."""
-        plan = Plan.load(context.inputs["plan"].path(PLAN))
-        plan.save(context.folder / PLAN)
-        detector = self._network(plan, num_classes)
+        """The FD network as it starts; InputError where dilations or weights are of another model."""
+        dilations = Dilations.load(context.inputs["dilations"].path(DILATIONS))
+        dilations.save(context.folder / DILATIONS)
+        detector = self._network(dilations, num_classes)
         if "gsl" in context.inputs:
             file = context.inputs["gsl"].path("weights.safetensors")
             cure = "take the weights of the GSL network whose scales were decomposed"
@@ -196,14 +197,14 @@ class TrainFd(Train):
         return detector
 
     def trained(self, num_classes: int, artifact: Artifact) -> Detector:
-        """The trained FD network, of the plan kept beside its weights."""
-        detector = self._network(Plan.load(artifact.path(PLAN)), num_classes)
+        """The trained FD network, of the dilations kept beside its weights."""
+        detector = self._network(Dilations.load(artifact.path(DILATIONS)), num_classes)
         file, cure = artifact.path("weights.safetensors"), f"delete {artifact.folder} and run again"
         checkpoint.fill(detector, checkpoint.load(file, cure)[0], file, cure)
         return detector
 
-    def _network(self, plan: Plan, num_classes: int) -> Detector:
-        return edited(self.model, pod.Fd(plan=plan, reduce=self.reduce)).build(num_classes)
+    def _network(self, dilations: Dilations, num_classes: int) -> Detector:
+        return edited(self.model, pod.Fd(dilations=dilations, reduce=self.reduce)).build(num_classes)
 
 
 class TimeGsl(Time):
@@ -228,13 +229,13 @@ class TimeGsl(Time):
 class TimeFd(Time):
     """Time the FD network of `model`. Its weights do not matter, so FD and FD-WT share it."""
 
-    plan: Decompose
+    dilations: Decompose
 
     def do(self, context: Context) -> None:
         """Build from a fixed seed and measure."""
         torch.manual_seed(0)
-        plan = Plan.load(context.inputs["plan"].path(PLAN))
-        detector = edited(self.model, pod.Fd(plan=plan)).build(self.classes)
+        dilations = Dilations.load(context.inputs["dilations"].path(DILATIONS))
+        detector = edited(self.model, pod.Fd(dilations=dilations)).build(self.classes)
         time_detector(detector, self.input.frame, self.post, self.timing, context)
 
 
@@ -273,8 +274,8 @@ class Plain(Detection):
             train=self.fit_gsl(seed), data=data, input=self.input, images=measure.images, seed=measure.seed
         )  # fmt: skip
 
-    def plan(self, seed: int) -> Decompose:
-        """The FD network's plan."""
+    def decompose(self, seed: int) -> Decompose:
+        """What its scales become."""
         return Decompose(scales=self.scales(seed))
 
 
@@ -342,25 +343,25 @@ class Fd(Plain):
         if self.finetune_augment is not None:
             plain["augment"] = self.finetune_augment
         gsl = self.fit_gsl(seed) if self.weights == "gsl" else None
-        return TrainFd(**plain, plan=self.plan(seed), gsl=gsl, reduce=self.reduce)
+        return TrainFd(**plain, dilations=self.decompose(seed), gsl=gsl, reduce=self.reduce)
 
     def jobs(self, seed: int) -> Mapping[str, Job]:
         """The score, and the latency where `timing` is set."""
         last = dict(super().jobs(seed))
         if "time" in last:
-            last["time"] = TimeFd(**dict(last["time"]), plan=self.plan(seed))
+            last["time"] = TimeFd(**dict(last["time"]), dilations=self.decompose(seed))
         return last
 
     def inspect(self) -> dict[str, Json]:
         """Nothing is known before the scales are."""
-        reason = f"its dilations are learnt; after a run: --artifact {self.plan(0).key}"
+        reason = f"its dilations are learnt; after a run: --artifact {self.decompose(0).key}"
         return {"parameters": None, "macs": None, "input": None, "anchors": None, "reason": reason}
 
     def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
-        """With the row's own plan, that of seed 0."""
-        if artifact is None or artifact.key != self.plan(0).key:
+        """With the row's own dilations, that of seed 0."""
+        if artifact is None or artifact.key != self.decompose(0).key:
             return self.inspect()
-        model = edited(self.model, pod.Fd(plan=Plan.load(artifact.path(PLAN))))
+        model = edited(self.model, pod.Fd(dilations=Dilations.load(artifact.path(DILATIONS))))
         return Detection.inspect(self.model_copy(update={"model": model}))
 
 

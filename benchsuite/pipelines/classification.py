@@ -20,7 +20,7 @@ from benchsuite.loops.classify import classify
 from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
 from benchsuite.models.classifier import Classifier, LinearClassifier
-from benchsuite.pipelines.jobs import Pipeline, loaders
+from benchsuite.pipelines.pipeline import Pipeline, loaders
 from benchsuite.settings import Json, Settings
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]

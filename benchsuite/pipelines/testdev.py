@@ -11,7 +11,8 @@ import numpy as np
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.engine.job import Context, Job
 from benchsuite.metrics.metric import Found
-from benchsuite.pipelines.jobs import Detection, Pipeline, Predict, Score
+from benchsuite.pipelines.detection import Detection, Predict, Score
+from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.settings import Json
 
 PREFIX = "minival_"

@@ -18,7 +18,7 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.static import Static, static
-from benchsuite.pipelines.jobs import Detection
+from benchsuite.pipelines.detection import Detection
 from benchsuite.verbs.plan import Plan
 from benchsuite.verbs.plot import detection_of, require
 

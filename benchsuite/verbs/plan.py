@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from benchsuite.engine.job import Job
 from benchsuite.errors import InputError
-from benchsuite.pipelines.jobs import Pipeline
+from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.explain import explain
 from benchsuite.recipe.recipe import Claim, Recipe, Row
 from benchsuite.settings import find, walk

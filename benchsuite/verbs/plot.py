@@ -11,7 +11,8 @@ from benchsuite.engine.schedule import Slots, run
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
-from benchsuite.pipelines.jobs import Detection, probe_for
+from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.probe import probe_for
 from benchsuite.report import probed
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections

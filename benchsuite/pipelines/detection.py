@@ -1,31 +1,28 @@
 """The jobs every detection table is made of, and the pipeline that strings them together for one row and seed."""
 
 import os
-from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from benchsuite.data.batches import Batches, EvalBatches
-from benchsuite.data.classification import ClassificationSplits
 from benchsuite.data.dataset import DetectionData, no_masks
-from benchsuite.data.locate import open_folder
-from benchsuite.data.subset import Subset
+from benchsuite.data.subset import Splits
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
-from benchsuite.errors import InputError, MissingData, nearest
+from benchsuite.errors import InputError, MissingData
 from benchsuite.loops.predict import load_weights, predict
 from benchsuite.loops.timing import Timing, time_detector
 from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.settings import Json, Part, Settings, choices
+from benchsuite.pipelines.pipeline import Pipeline, loaders
+from benchsuite.settings import Json
 
 
 class Train(Job):
@@ -73,11 +70,6 @@ class Train(Job):
         detector = self.model.build(num_classes)
         load_weights(detector, artifact.path("weights.safetensors"))
         return detector
-
-
-def loaders(context: Context) -> int:
-    """Processes that make batches ahead: none on a CPU, whose cores are busy with the model, else a few."""
-    return 0 if context.device == "cpu" else min(8, context.threads - 1)
 
 
 class Predict(Job):
@@ -150,27 +142,6 @@ class Difference(Job):
         context.write_metrics({} if found is None else asdict(found))
 
 
-class Probe(Job):
-    """A look at what a trained model does with image `image` of a split. Leaves `arrays.safetensors`, from which
-    `report/probed/` draws each of `pictures`."""
-
-    pictures: ClassVar[tuple[str, ...]] = ()
-
-    train: Train
-    data: DetectionData
-    input: Input
-    image: int = Field(0, ge=0)
-
-
-def probe_for(picture: str) -> type[Probe]:
-    """The probe that serves a picture, found among the papers' jobs; InputError with the nearest name."""
-    choices(Job)  # imports every module that may hold one
-    probes = {name: probe for probe in Probe.__subclasses__() for name in probe.pictures}
-    if picture not in probes:
-        raise InputError(f"plot: no picture '{picture}'; {nearest(picture, ['detections', *probes])}")
-    return probes[picture]
-
-
 class Time(Job):
     """Time a model's forward pass and post-processing on this device; weights do not matter. Leaves `metrics.json`
     and the raw samples."""
@@ -204,58 +175,6 @@ def require_masks(data: DetectionData) -> None:
     with suppress(MissingData):
         if not data.has_masks():
             raise no_masks(data.name)
-
-
-class Splits(Settings):
-    """The two splits a table needs, each cut to a number of images where a limit is given."""
-
-    train: DetectionData
-    val: DetectionData
-    train_limit: int | None = None
-    val_limit: int | None = None
-
-    def cut(self, split: str) -> DetectionData:
-        """The split as it is used."""
-        data: DetectionData = getattr(self, split)
-        limit: int | None = getattr(self, f"{split}_limit")
-        return data if limit is None else Subset(of=data, limit=limit)
-
-
-class Pipeline(Part):
-    """Slot: everything a row of a table is, resolved; it knows which jobs make the row's numbers."""
-
-    packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
-
-    data: Splits | ClassificationSplits
-
-    @classmethod
-    def splits_of(cls, folder: Path) -> Mapping[str, Settings]:
-        """What takes the place of `data.train` and `data.val` under `--data FOLDER`, here a detection dataset.
-
-        InputError naming what is missing.
-        """
-        return dict(zip(("train", "val"), open_folder(folder), strict=True))
-
-    @property
-    @abstractmethod
-    def protocol(self) -> str:
-        """Name of the evaluation protocol, shown with every number."""
-
-    @abstractmethod
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The last jobs of the row for one seed, by name; their artifacts' metrics fill the row's columns."""
-
-    def difference(self, other: "Pipeline", seed: int, column: str) -> Job | None:
-        """The job that tells how sure this row minus `other` is on a column, where the metric can."""
-        return None
-
-    @abstractmethod
-    def inspect(self) -> dict[str, Json]:
-        """What the model costs, told without training: parameters, macs, input, anchors."""
-
-    def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
-        """The same where it hangs on what some job left; others do not look at it."""
-        return self.inspect()
 
 
 class Detection(Pipeline):
