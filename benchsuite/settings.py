@@ -24,6 +24,8 @@ from benchsuite.errors import nearest
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 P = TypeVar("P", bound="Part")
+NO_SUCH_KIND = "unknown kind"
+"""What the error begins with where a `kind` names nothing."""
 
 
 class Settings(BaseModel):
@@ -100,7 +102,7 @@ def find(slot: type[P], kind: object) -> type[P]:
             found = getattr(importlib.import_module(module_name), name, None)
             if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
                 return found
-    raise ValueError(f"unknown kind '{kind}'; {nearest(kind, choices(slot))}")
+    raise ValueError(f"{NO_SUCH_KIND} '{kind}'; {nearest(kind, choices(slot))}")
 
 
 @cache

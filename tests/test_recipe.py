@@ -1,10 +1,14 @@
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import available, heading, load, select
+from benchsuite.models.timm_backbone import Timm
+from benchsuite.pipelines.jobs import Detection
+from benchsuite.recipe.recipe import Recipe, available, heading, load, select
 from benchsuite.recipe.yamlfile import parse, parse_value
+from benchsuite.verbs.plan import make_plan
 
 PARENT = """
 paper: {id: p, title: A paper, cite: "arXiv 1"}
@@ -54,6 +58,98 @@ def test_settings_compose_in_one_order(table: Path) -> None:
         "data": {"train": "T"},
     }
     assert recipe.compose(row, "paper").value["solver"] == {"lr": 1e-3, "drops": [1, 2]}
+
+
+PARTS = """
+id: parts
+paper: {id: p, title: A paper, cite: "arXiv 1"}
+columns: [AP]
+table: I
+title: Something
+base: {kind: whole.A, model: {backbone: {kind: a.A, depth: 50, edits: [x]}, head: {width: 3}}}
+tiers: {smoke: {model: {backbone: {depth: 18}}}, mini: {model: {backbone: {kind: c.C, size: 1}}}, paper: {}}
+rows:
+  - {id: one}
+  - {id: other, kind: whole.B, model: {backbone: {kind: b.B, name: n}}, tiers: {smoke: {model: {backbone: {name: small}}}}}
+  - {id: same, model: {backbone: {kind: a.A, edits: []}}}
+"""
+A_50, B_N = {"kind": "a.A", "depth": 50, "edits": ["x"]}, {"kind": "b.B", "name": "n"}
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    file = tmp_path / "parts.yaml"
+    file.write_text(PARTS)
+    return file
+
+
+def backbone(recipe: Recipe, row: str, tier: str, *overrides: str) -> object:
+    composed = recipe.compose(recipe.row(row), tier, None, overrides)
+    assert composed.value["model"]["head"] == {"width": 3}
+    return composed.value["model"]["backbone"]
+
+
+def test_another_kind_replaces_the_mapping_and_the_same_kind_changes_it(parts: Path) -> None:
+    recipe = load(parts)
+    assert backbone(recipe, "one", "paper") == A_50
+    assert backbone(recipe, "one", "mini") == {"kind": "c.C", "size": 1}
+    assert backbone(recipe, "other", "paper") == B_N
+    assert backbone(recipe, "other", "smoke") == {"kind": "b.B", "name": "small"}
+    assert backbone(recipe, "other", "mini") == B_N
+    assert backbone(recipe, "same", "paper") == {"kind": "a.A", "depth": 50, "edits": []}
+    assert recipe.compose(recipe.row("other"), "paper").value["kind"] == "whole.B"
+
+
+@pytest.mark.parametrize("row", ["one", "other", "same"])
+@pytest.mark.parametrize("tier", ["smoke", "mini", "paper"])
+def test_several_settings_below_a_new_kind_compose_in_any_order(parts: Path, row: str, tier: str) -> None:
+    asked = ["model.backbone.name=y", "model.backbone.kind=d.D", "model.backbone.sides=[1]"]
+    for order in permutations(asked):
+        assert backbone(load(parts), row, tier, *order) == {"kind": "d.D", "name": "y", "sides": [1]}
+
+
+def test_a_new_kind_from_outside_is_where_errors_point(parts: Path) -> None:
+    recipe = load(parts)
+    composed = recipe.compose(recipe.row("one"), "smoke", None, ["model.backbone.kind=b.B"])
+    assert str(composed.origin(("model", "backbone", "name"))) == "--set model.backbone.kind=b.B"
+
+
+@pytest.mark.parametrize(
+    ("own", "tier", "expected"),
+    [
+        # what the parent's tier says of the old kind goes with it
+        ("base: {model: {backbone: {kind: b.B, name: n}}}", "smoke", B_N),
+        ("tiers: {smoke: {model: {backbone: {kind: b.B, name: n}}}}", "smoke", B_N),
+        ("tiers: {smoke: {model: {backbone: {kind: b.B, name: n}}}}", "paper", A_50),
+        # a parent's tier that names a kind itself says so of every base
+        ("base: {model: {backbone: {kind: b.B, name: n}}}", "mini", {"kind": "c.C", "size": 1}),
+        ("tiers: {mini: {model: {backbone: {size: 2}}}}", "mini", {"kind": "c.C", "size": 2}),
+        ("tiers: {mini: {model: {backbone: {kind: a.A, depth: 1}}}}", "mini", A_50 | {"depth": 1}),
+        # the settings as a whole are no part
+        ("base: {kind: whole.C}", "smoke", A_50 | {"depth": 18}),
+    ],
+)
+def test_a_recipe_exchanges_a_part_of_the_one_it_extends(parts: Path, own: str, tier: str, expected: object) -> None:
+    child = parts.parent / "child.yaml"
+    child.write_text(f"extends: parts.yaml\nid: child\n{own}\n")
+    assert backbone(load(child), "one", tier) == expected
+
+
+def test_a_row_made_like_another_may_exchange_its_parts(parts: Path) -> None:
+    change = {"model": {"backbone": {"kind": "d.D"}}}
+    for like in ("one", "other", "same"):
+        recipe = load(parts).with_row("new", like=like, change=change)
+        assert {str(backbone(recipe, "new", tier)) for tier in recipe.tiers} == {"{'kind': 'd.D'}"}
+
+
+@pytest.mark.parametrize("tier", ["smoke", "mini", "paper"])
+def test_a_backbone_of_another_kind_from_the_command_line(tier: str) -> None:
+    recipe = select(["har-table1"])[0]
+    overrides = ["model.backbone.kind=timm_backbone.Timm", "model.backbone.name=resnet18"]
+    plan = make_plan([recipe], tier, rows=["baseline"], overrides=overrides)
+    detection = plan.rows[0].pipeline
+    assert isinstance(detection, Detection)
+    assert detection.model.backbone == Timm(name="resnet18")  # type: ignore[attr-defined]  # RetinaNet has one
 
 
 def test_every_setting_knows_where_it_was_written(table: Path) -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchsuite.errors import InputError, nearest
 from benchsuite.recipe.yamlfile import Document
-from benchsuite.settings import Part, find, flat_errors
+from benchsuite.settings import NO_SUCH_KIND, Part, find, flat_errors
 
 _UNKNOWN = "Extra inputs are not permitted"
 
@@ -22,6 +22,8 @@ def explain(error: ValidationError, document: Document, settings: type[BaseModel
         return InputError(f"{place}: unknown key `{dotted}`; {nearest(str(path[-1]), accepted)}")
     if message == "Field required":
         return InputError(f"{place}: `{dotted}` is missing; add it")
+    if isinstance(value, dict) and (NO_SUCH_KIND in message) and "kind" in value:
+        place, dotted, value = document.origin((*path, "kind")), f"{dotted}.kind".lstrip("."), value["kind"]
     message = message[0].lower() + message[1:]
     return InputError(f"{place}: `{dotted}` is {_short(value)}: {message}")
 

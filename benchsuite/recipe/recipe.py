@@ -114,13 +114,15 @@ class Recipe(_Outer):
 
     def with_row(self, row_id: str, *, like: str, change: Mapping[str, Any]) -> "Recipe":
         """The recipe with one more row: `like` another one, with `change` laid over its settings."""
-        parent = self.row(like)
+        parent, own = self.row(like), Document(dict(change), {(): Origin(f"change of {row_id}", 0)})
+        gone = tuple(self.base.merged(parent.change).exchanged(own))
         row = parent.model_copy(
             update={
                 "id": row_id,
                 "label": row_id,
                 "published": {},
-                "change": parent.change.merged(Document(dict(change), {(): Origin(f"change of {row_id}", 0)})),
+                "change": parent.change.less(gone).merged(own),
+                "tiers": {tier: part.less(gone) for tier, part in parent.tiers.items()},
             }
         )
         return self.model_copy(update={"rows": (*self.rows, row)})
@@ -148,7 +150,8 @@ class Recipe(_Outer):
     def compose(
         self, row: Row, tier: str, data: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
     ) -> Document:
-        """The row's settings: base → tier → row → the row's own part for the tier → `--data` → `--set`."""
+        """The row's settings: base → tier → row → the row's own part for the tier → `--data` → `--set`, each laid over
+        what was before (`Document.merged`)."""
         settings = self.base.merged(self.tier(tier).without(frozenset({"seeds"}))).merged(row.change)
         if tier in row.tiers:
             settings = settings.merged(row.tiers[tier])
@@ -156,9 +159,10 @@ class Recipe(_Outer):
             rest = settings.at("data").without(frozenset(data))
             chosen = rest.merged(Document(dict(data), {(name,): Origin("--data", 0) for name in data}))
             settings = settings.without(frozenset({"data"})).merged(chosen.below("data"))
+        asked = Document({})  # together first: `--set a.name=Y --set a.kind=X` is one change
         for override in overrides:
-            settings = settings.merged(_override(override))
-        return settings
+            asked = asked.merged(_override(override))
+        return settings.merged(asked)
 
 
 def _override(text: str) -> Document:
@@ -213,7 +217,19 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
             f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name} "
             "and among the recipes that `bench list` shows"
         )
-    return _extended(parent_file, (*below, file.resolve())).merged(own)
+    return _over(_extended(parent_file, (*below, file.resolve())), own)
+
+
+def _over(above: Document, own: Document) -> Document:
+    """A recipe laid over the one it extends. `base` and tiers are the settings of whole rows, which no `kind` replaces;
+    where one of their parts is exchanged, what was said of the old part goes, also in the tiers of the parent."""
+    gone = tuple(above.at("base").exchanged(own.at("base")))
+    base = above.at("base").merged(own.at("base"))
+    for tier in TIERS:
+        part = above.at("tiers", tier)
+        also = base.merged(part).exchanged(own.at("tiers", tier))
+        above = above.less(("tiers", tier, *path) for path in (*gone, *also))
+    return above.merged(own, whole=[("base",), *(("tiers", tier) for tier in TIERS)])
 
 
 def _parent(file: Path, name: str) -> Path | None:

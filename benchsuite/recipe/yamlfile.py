@@ -1,7 +1,7 @@
 """Recipes' YAML: read safely, every value with the file and line it came from, so that errors can name them."""
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -72,20 +72,48 @@ class Document:
         kept = {name: value for name, value in self.value.items() if name not in keys}
         return Document(kept, {path: origin for path, origin in self.origins.items() if not path or path[0] in kept})
 
-    def merged(self, change: "Document") -> "Document":
-        """`change` laid over this document: mappings merge, everything else (lists too) is replaced."""
+    def merged(self, change: "Document", whole: Collection[Path] = ()) -> "Document":
+        """`change` laid over this document. Mappings merge, but one that names another `kind` than the mapping it changes
+        replaces it: what was said of one part is not said of another. Everything else (lists too) is replaced.
+
+        The document itself always merges, and so do the mappings at the paths in `whole`.
+        """
         if not (isinstance(self.value, dict) and isinstance(change.value, dict)):
             return change
         value, origins = dict(self.value), dict(self.origins)
         for name in change.value:
-            if name in value:
-                below = self.at(name).merged(change.at(name))
-                origins = {path: origin for path, origin in origins.items() if path[:1] != (name,)}
-            else:
-                below = change.at(name)
+            mine, theirs = self.at(name), change.at(name)
+            inside = {path[1:] for path in whole if path[:1] == (name,)}
+            below = mine.merged(theirs, inside) if name in value and (() in inside or not _unlike(mine, theirs)) else theirs
+            origins = {path: origin for path, origin in origins.items() if path[:1] != (name,)}
             value[name] = below.value
             origins |= {(name, *path): origin for path, origin in below.origins.items()}
         return Document(value, origins)
+
+    def exchanged(self, change: "Document") -> Iterator[Path]:
+        """Paths of this document's mappings that `change` replaces by another `kind`."""
+        if isinstance(self.value, dict) and isinstance(change.value, dict):
+            for name in self.value.keys() & change.value.keys():
+                mine, theirs = self.at(name), change.at(name)
+                inside = [()] if _unlike(mine, theirs) else mine.exchanged(theirs)
+                yield from ((name, *path) for path in inside)
+
+    def less(self, paths: Iterable[Path]) -> "Document":
+        """The same less what stands at `paths` without a `kind` of its own, which was said of a part that is gone."""
+        found = self
+        for name, *rest in paths:
+            below = found.at(name)
+            if not isinstance(below.value, dict) or not below.value or (not rest and "kind" in below.value):
+                continue
+            others = found.without(frozenset({str(name)}))
+            found = others.merged(below.less([tuple(rest)]).below(str(name))) if rest else others
+        return found
+
+
+def _unlike(first: Document, second: Document) -> bool:
+    """Whether both are parts, and of different kinds."""
+    parts = [each.value for each in (first, second) if isinstance(each.value, dict) and "kind" in each.value]
+    return len(parts) == 2 and parts[0]["kind"] != parts[1]["kind"]
 
 
 class _Loader(yaml.CSafeLoader):
