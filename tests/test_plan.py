@@ -121,7 +121,7 @@ def test_equal_rows_are_refused_unless_said_to_be_one(tmp_path: Path, recipe: Re
             "--set model.head.kind=harnet.Heads: `model.head.kind` is 'harnet.Heads': unknown kind 'harnet.Heads'; did "
             "you mean 'harnet.Head'?",
         ),
-        ("kind=jobs.Detector", "--set kind=jobs.Detector: `kind` is 'jobs.Detector': unknown kind"),
+        ("kind=detection.Detector", "--set kind=detection.Detector: `kind` is 'detection.Detector': unknown kind"),
         ("model.backbone.depht=18", "unknown key `model.backbone.depht`; did you mean 'depth'?"),
         ("solver.lr=fast", "`solver.lr` is 'fast'"),
         ("model.backbone.weights=IMAGENET1K_V9", "unknown weights 'IMAGENET1K_V9'"),

@@ -5,7 +5,7 @@ import pytest
 
 from benchsuite.errors import InputError
 from benchsuite.models.timm_backbone import Timm
-from benchsuite.pipelines.jobs import Detection
+from benchsuite.pipelines.detection import Detection
 from benchsuite.recipe.recipe import Recipe, available, heading, load, select
 from benchsuite.recipe.yamlfile import parse, parse_value
 from benchsuite.verbs.plan import make_plan
@@ -70,7 +70,10 @@ base: {kind: whole.A, model: {backbone: {kind: a.A, depth: 50, edits: [x]}, head
 tiers: {smoke: {model: {backbone: {depth: 18}}}, mini: {model: {backbone: {kind: c.C, size: 1}}}, paper: {}}
 rows:
   - {id: one}
-  - {id: other, kind: whole.B, model: {backbone: {kind: b.B, name: n}}, tiers: {smoke: {model: {backbone: {name: small}}}}}
+  - id: other
+    kind: whole.B
+    model: {backbone: {kind: b.B, name: n}}
+    tiers: {smoke: {model: {backbone: {name: small}}}}
   - {id: same, model: {backbone: {kind: a.A, edits: []}}}
 """
 A_50, B_N = {"kind": "a.A", "depth": 50, "edits": ["x"]}, {"kind": "b.B", "name": "n"}

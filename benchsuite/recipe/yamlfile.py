@@ -73,8 +73,8 @@ class Document:
         return Document(kept, {path: origin for path, origin in self.origins.items() if not path or path[0] in kept})
 
     def merged(self, change: "Document", whole: Collection[Path] = ()) -> "Document":
-        """`change` laid over this document. Mappings merge, but one that names another `kind` than the mapping it changes
-        replaces it: what was said of one part is not said of another. Everything else (lists too) is replaced.
+        """`change` laid over this document. Mappings merge, but one that names another `kind` than the mapping it
+        changes replaces it: what was said of one part is not said of another. All else (lists too) is replaced.
 
         The document itself always merges, and so do the mappings at the paths in `whole`.
         """
@@ -84,7 +84,8 @@ class Document:
         for name in change.value:
             mine, theirs = self.at(name), change.at(name)
             inside = {path[1:] for path in whole if path[:1] == (name,)}
-            below = mine.merged(theirs, inside) if name in value and (() in inside or not _unlike(mine, theirs)) else theirs
+            merges = name in value and (() in inside or not _unlike(mine, theirs))
+            below = mine.merged(theirs, inside) if merges else theirs
             origins = {path: origin for path, origin in origins.items() if path[:1] != (name,)}
             value[name] = below.value
             origins |= {(name, *path): origin for path, origin in below.origins.items()}
