@@ -130,3 +130,25 @@ def test_global_generator_is_put_back_even_after_an_error() -> None:
         torch.rand(5)
         raise RuntimeError
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_image_whose_boxes_all_vanish_stays_whole() -> None:
+    """A box of less than a pixel after the crop is left out; the last one left takes the crop with it."""
+    sliver = sample()
+    sliver["boxes"] = tv_tensors.BoundingBoxes([[4.0, 5, 4.5, 30]], format="XYXY", canvas_size=(40, 60))
+    sliver["labels"] = torch.tensor([3])
+    crop = IoUCrop().build()
+    for index in range(30):
+        with sample_rng(0, 0, index):
+            after = crop(sliver)
+        assert after["labels"].tolist() == [3] and after["image"].shape == (3, 40, 60)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60), (3, 3)])
+def test_an_image_too_small_to_crop_stays_whole(size: tuple[int, int]) -> None:
+    tiny = sample(*size)
+    tiny["boxes"] = tv_tensors.BoundingBoxes([[0.0, 0, size[1], size[0]]] * 2, format="XYXY", canvas_size=size)
+    crop = IoUCrop().build()
+    for index in range(30):
+        with sample_rng(0, 0, index):
+            assert crop(tiny)["image"].shape == (3, *size)

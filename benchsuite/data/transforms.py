@@ -228,8 +228,25 @@ class IoUCrop(Augment):
     smallest: float = Field(0.3, gt=0, le=1)
 
     def build(self) -> v2.Transform:
-        """torchvision's crop, then boxes of less than a pixel are removed with their labels."""
-        return v2.Compose([v2.RandomIoUCrop(min_scale=self.smallest), v2.SanitizeBoundingBoxes(min_size=1)])
+        """The transform below."""
+        return CropOrWhole(self.smallest)
+
+
+class CropOrWhole(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's crop, then boxes of less than a pixel are removed with their labels. An image whose boxes would all
+    vanish so, or whose smallest crop would hold no pixel, stays whole."""
+
+    def __init__(self, smallest: float) -> None:
+        super().__init__()
+        self.smallest = smallest
+        self.crop = v2.Compose([v2.RandomIoUCrop(min_scale=smallest), v2.SanitizeBoundingBoxes(min_size=1)])
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample, cropped or as it was."""
+        if min(sample["image"].shape[-2:]) * self.smallest < 1:
+            return sample
+        cropped: dict[str, Any] = self.crop(sample)
+        return cropped if len(cropped["labels"]) else sample
 
 
 def split_at_resize(augment: Sequence[Augment]) -> tuple[list[v2.Transform], list[v2.Transform]]:

@@ -90,11 +90,43 @@ class Pretrained(Backbone):
             module.requires_grad_(True)
 
 
-class ResNet(Pretrained):
-    """ResNet (He et al. 2016) of torchvision; `levels` says which of C2..C5 (strides 4 to 32) it returns.
+class FromTorchvision(Pretrained):
+    """A backbone of torchvision's; `weights` is one of torchvision's names, for instance IMAGENET1K_V1."""
 
-    weights  a name of torchvision's, for instance IMAGENET1K_V1
-    """
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """Its name in torchvision, as `resnet50`."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.source()
+        return self
+
+    def source(self) -> WeightsEnum | None:
+        """What torchvision says of the weights; None without. ValueError, with the nearest name, for unknown ones."""
+        if self.weights is None:
+            return None
+        known = get_model_weights(self.architecture).__members__
+        if self.weights not in known:
+            raise ValueError(f"unknown weights '{self.weights}' of {self.architecture}; {nearest(self.weights, known)}")
+        return known[self.weights]
+
+    def address(self) -> str:
+        """Torchvision's."""
+        source = self.source()
+        return "" if source is None else str(source.url)
+
+    def load(self, network: nn.Module, but: tuple[str, ...] = ()) -> None:
+        """Copy the weights, if there are any, into `network`, whose names are torchvision's; not on the meta device.
+        MissingData where they are absent."""
+        if self.pretrained and not next(network.parameters()).is_meta:
+            file = self.weights_file or intact(self.published())
+            load_into(network, read(file), file, but)
+
+
+class ResNet(FromTorchvision):
+    """ResNet (He et al. 2016); `levels` says which of C2..C5 (strides 4 to 32) it returns."""
 
     depth: Literal[18, 34, 50, 101] = 50
     levels: Annotated[tuple[Literal[2, 3, 4, 5], ...], Field(min_length=1)] = (3, 4, 5)
@@ -106,30 +138,15 @@ class ResNet(Pretrained):
             raise ValueError(f"levels {list(levels)} do not rise; write them from fine to coarse, as [3, 4, 5]")
         return levels
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        self._source()
-        return self
-
-    def _source(self) -> WeightsEnum | None:
-        if self.weights is None:
-            return None
-        known = get_model_weights(f"resnet{self.depth}").__members__
-        if self.weights not in known:
-            raise ValueError(f"unknown weights '{self.weights}' of ResNet-{self.depth}; {nearest(self.weights, known)}")
-        return known[self.weights]
-
-    def address(self) -> str:
-        """Torchvision's."""
-        source = self._source()
-        return "" if source is None else str(source.url)
+    @property
+    def architecture(self) -> str:
+        """resnet50 and its like."""
+        return f"resnet{self.depth}"
 
     def build(self) -> "ResNetFeatures":
         """Build, load, edit, freeze; on the meta device nothing is loaded. MissingData where the weights are absent."""
-        network = get_model_builder(f"resnet{self.depth}")()
-        if self.pretrained and not network.conv1.weight.is_meta:
-            file = self.weights_file or intact(self.published())
-            load_into(network, read(file), file, but=("fc.",))
+        network = get_model_builder(self.architecture)()
+        self.load(network, but=("fc.",))
         features = ResNetFeatures(network, self.levels)
         self.edit_and_freeze(features, list(features.stages))
         return features
