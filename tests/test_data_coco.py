@@ -28,11 +28,13 @@ def test_columns_equal_a_naive_reading() -> None:
         for box in (box for box in content["annotations"] if box["image_id"] == image["id"]):
             x, y, w, h = box["bbox"]
             if w > 0 and h > 0:
+                written = [x, y, x + w, y + h]
                 clipped = [max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"])]
                 label = [kind["id"] for kind in kinds].index(box["category_id"])
-                expected.append((clipped, label, box["area"], bool(box["iscrowd"])))
+                expected.append((written, label, box["area"], bool(box["iscrowd"]), clipped))
         rows = data.rows(index)
         assert [list(row) for row in data.boxes[rows]] == [row[0] for row in expected]
+        assert data.inside(np.arange(rows.start, rows.stop)).tolist() == [row[4] for row in expected]
         assert data.labels[rows].tolist() == [row[1] for row in expected]
         assert data.areas[rows].tolist() == [row[2] for row in expected]
         assert data.crowd[rows].tolist() == [row[3] for row in expected]
@@ -205,9 +207,10 @@ def test_boxes_kept_are_inside_and_have_area(boxes: list[tuple[float, float, flo
     assert len(data.boxes) + data.dropped == count
     assert data.offsets[-1] == len(data.boxes)
     limits = np.repeat(data.sizes, np.diff(data.offsets), axis=0)[:, ::-1]
-    assert (data.boxes >= 0).all()
-    assert (data.boxes[:, :2] < data.boxes[:, 2:]).all()
-    assert (data.boxes[:, 2:] <= limits).all()
+    inside = data.inside(np.arange(len(data.boxes)))
+    assert (inside >= 0).all()
+    assert (inside[:, :2] < inside[:, 2:]).all()
+    assert (inside[:, 2:] <= limits).all()
 
 
 @shared

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from metric_cases import FIXTURES, from_coco
 
+from benchsuite.data.coco import File
 from benchsuite.errors import InputError
 from benchsuite.metrics.coco import COLUMNS
+from benchsuite.metrics.metric import Found
 from benchsuite.metrics.voc import Voc
-from benchsuite.verbs.score import score
+from benchsuite.verbs.score import PROTOCOLS, score
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FAKE100 = SHARED / "evalvec" / "coco_fake100"
@@ -96,6 +98,33 @@ def test_voc_truth_and_coco_results(tmp_path):
         assert score(Path(f"{year}:test"), found, protocol)["AP"] == pytest.approx(100)
     # COCO knows nothing difficult: the missed dog counts.
     assert score(Path(f"{year}:test"), found, "coco")["AP"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_boxes_beyond_the_image_are_taken_as_they_are(tmp_path, protocol):
+    """The protocols' own evaluators clip neither truth nor detections; clipped truth alone gave 11.1 under VOC's."""
+    boxes = [[-60, 10, 100, 50], [80, 40, 200, 100], [10, 10, 40, 40]]  # of an image of 120 × 90
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    objects = [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for n, box in enumerate(boxes, 1)
+    ]
+    images = [{"id": 1, "file_name": "1.jpg", "width": 120, "height": 90}]
+    categories = [{"id": 1, "name": "a"}]
+    truth.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+    found.write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]))
+    assert score(truth, found, protocol)["AP"] == pytest.approx(100)
+    data = File(annotations=truth, images=tmp_path).open()  # what `bench run` scores
+    corners = np.array(boxes, float) + np.array([0, 0, 1, 1]) * np.tile(np.array(boxes)[:, :2], 2)
+    detections = Found(np.ones(3, np.int64), corners, np.full(3, 0.9), np.zeros(3, np.int64))
+    assert PROTOCOLS[protocol].score(data, detections)["AP"] == pytest.approx(100)
+
+
+@shared
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_case_beyond_the_image(protocol):
+    case = SHARED / "cases" / "28-beyond-image"
+    assert score(case / "gt.json", case / "dt.json", protocol)["AP"] == pytest.approx(100)
 
 
 def test_no_detections_are_zeros(tmp_path):

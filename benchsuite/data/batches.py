@@ -54,7 +54,7 @@ class Samples:
         owned = self.data.rows(index)
         rows = np.arange(owned.start, owned.stop)[self.kept[owned]]
         image = self.read(index)
-        boxes = torch.from_numpy(self.data.boxes[rows]).float()
+        boxes = torch.from_numpy(self.data.inside(rows)).float()
         labels = torch.from_numpy(self.data.labels[rows])
         masks = None if self.masks is None else torch.from_numpy(self.masks.grids(rows))
         return Sample(image, scaled(boxes, tuple(self.data.sizes[index]), image.shape[-2:]), labels, masks)

@@ -35,7 +35,8 @@ class DetectionSet:
     image_ids   int64 [N]     ids as in the annotation file
     file_names  N names       as in the annotation file, for messages and pictures
     sizes       int32 [N, 2]  height, width as annotated
-    boxes       float64 [T, 4] xyxy, absolute pixels, not rounded
+    boxes       float64 [T, 4] xyxy, absolute pixels, as annotated: not rounded, and an edge may lie beyond the image, as
+                evaluators take it (COCO's and VOC's own clip nothing); `inside` gives what training sees
     labels      int64 [T]     0-based index into `classes`
     areas       float64 [T]   the annotation's area (COCO: of the mask), box area where it gives none
     crowd       bool [T]      COCO `iscrowd`
@@ -71,11 +72,21 @@ class DetectionSet:
         """The rows of image `index` in the box columns."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    def inside(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The boxes of `rows`, cut at the edges of their images, [m, 4]."""
+        owners = np.searchsorted(self.offsets, rows, side="right") - 1
+        return clipped(self.boxes[rows], self.sizes[owners])
+
     def open_masks(self) -> Masks:
         """The masks; InputError where there are none, or one of them is malformed."""
         if self.masks is None:
             raise no_masks(self.name)
         return self.masks()
+
+
+def clipped(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Boxes [T, 4] cut at the edges of their images, whose height and width are `sizes` [T, 2]."""
+    return np.clip(boxes, 0, np.tile(sizes[:, ::-1], 2))
 
 
 def no_masks(name: str) -> InputError:

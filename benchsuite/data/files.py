@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.dataset import DetectionSet, clipped
 from benchsuite.data.masks import Segmentations, problem
 from benchsuite.errors import InputError
 
@@ -142,7 +142,7 @@ def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
 
 
 def checked(raw: Raw) -> DetectionSet:
-    """Boxes without area dropped and counted, the others clipped to their image and sorted by it.
+    """Boxes without area dropped and counted, the others as they are, sorted by image.
 
     InputError at the first mistake.
     """
@@ -153,14 +153,13 @@ def checked(raw: Raw) -> DetectionSet:
         raise InputError(f"{raw.file}: lists no image; choose another file or split")
     rows = np.flatnonzero(~raw.empty)
     rows = rows[np.argsort(raw.owners[rows], kind="stable")]
-    boxes = np.clip(raw.boxes, 0, raw.limits)[rows]
     return DetectionSet(
         name=raw.name,
         classes=raw.classes,
         image_ids=raw.image_ids,
         file_names=raw.file_names,
         sizes=raw.sizes,
-        boxes=boxes,
+        boxes=raw.boxes[rows],
         labels=raw.labels[rows],
         areas=raw.areas[rows],
         crowd=raw.crowd[rows],
@@ -170,12 +169,12 @@ def checked(raw: Raw) -> DetectionSet:
         read=ImageFiles(raw.paths),
         fingerprint=raw.fingerprint,
         dropped=int(raw.empty.sum()),
-        masks=_masks(raw, rows, boxes),
+        masks=_masks(raw, rows),
     )
 
 
-def _masks(raw: Raw, rows: NDArray[np.int64], boxes: NDArray[np.float64]) -> Callable[[], Segmentations] | None:
-    """Opens the masks of `rows`, whose clipped boxes are `boxes`; InputError at the first that is malformed."""
+def _masks(raw: Raw, rows: NDArray[np.int64]) -> Callable[[], Segmentations] | None:
+    """Opens the masks of `rows`, cut at the edges of their images; InputError at the first that is malformed."""
     if raw.segmentations is None:
         return None
     read, describe, file, sizes = raw.segmentations, raw.describe, raw.file, raw.sizes[raw.owners[rows]]
@@ -185,7 +184,7 @@ def _masks(raw: Raw, rows: NDArray[np.int64], boxes: NDArray[np.float64]) -> Cal
         for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
             if mistake := problem(written[row], height, width):
                 raise InputError(f"{file}: {describe(row)} {mistake}; correct or remove it")
-        return Segmentations.of((written[row] for row in rows.tolist()), boxes, sizes)
+        return Segmentations.of((written[row] for row in rows.tolist()), clipped(raw.boxes[rows], sizes), sizes)
 
     return opened
 
