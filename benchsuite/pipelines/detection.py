@@ -105,6 +105,8 @@ def tested(detector: Detector, testing: Testing | None) -> Detector:
 class Score(Job):
     """Score saved detections. Leaves `metrics.json`."""
 
+    version: ClassVar[int] = 2
+
     predict: Predict
     metric: Metric
 
