@@ -35,8 +35,8 @@ class DetectionSet:
     image_ids   int64 [N]     ids as in the annotation file
     file_names  N names       as in the annotation file, for messages and pictures
     sizes       int32 [N, 2]  height, width as annotated
-    boxes       float64 [T, 4] xyxy, absolute pixels, as annotated: not rounded, and an edge may lie beyond the image, as
-                evaluators take it (COCO's and VOC's own clip nothing); `inside` gives what training sees
+    boxes       float64 [T, 4] xyxy, absolute pixels, as annotated: not rounded, and an edge may lie beyond the image,
+                as COCO's and VOC's evaluators take it; `inside` gives what training sees
     labels      int64 [T]     0-based index into `classes`
     areas       float64 [T]   the annotation's area (COCO: of the mask), box area where it gives none
     crowd       bool [T]      COCO `iscrowd`
