@@ -1,0 +1,124 @@
+"""Files that anybody may have written, read within bounds, or refused by one line that names the file and the cure.
+
+JSON comes in two ways. `read_json` gives Python's own values, for files of modest size whose form is checked later.
+`read_typed` decodes straight into `msgspec` structures, for annotations and detections: what a structure does not name
+is passed over without being built (a fifth of the time for a results file of COCO), and a value of another type is told
+with its place in the file.
+"""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from benchsuite.errors import InputError
+
+LIMIT = 64 * 2**20  # bytes of results, records and states, of which the largest known has a hundredth
+LARGE = 4 * 2**30  # bytes of annotations and detections: eight times COCO's train2017 with its masks
+DEPTH = 100  # levels of a value; what is written here has less than ten
+DIGITS = 20  # of a whole number: all that 64 bits can hold
+
+T = TypeVar("T")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, open for reading. OSError where it cannot be read or is none: opening a pipe would wait for a writer,
+    and a device may have no end."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(None, "is not a regular file", str(path))
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_within(path: Path, cure: str, limit: int = LIMIT) -> bytes:
+    """All of a regular file; InputError, ending in `cure`, where it cannot be read or has more than `limit` bytes."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InputError(f"{path}: has {size:,} bytes, more than the {limit:,} that are read of it; {cure}")
+            return file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path!s}: cannot be read ({told(error)}); {cure}") from None
+
+
+def read_json(path: Path, cure: str = "restore or remove it", limit: int = LIMIT) -> Any:
+    """The file's value; InputError, ending in `cure`, where it is absent, too large or not JSON.
+
+    Refused as well: a number that neither float64 nor 64 bits hold (Python would make it infinite, or spend hours on
+    its digits), and values nested more than DEPTH deep.
+    """
+    return parse_json(read_within(path, cure, limit), str(path), cure)
+
+
+def parse_json(text: bytes, where: str, cure: str) -> Any:
+    """The value of a JSON text; InputError, beginning with `where` and ending in `cure`, as `read_json`."""
+    try:
+        value = json.loads(text.decode(json.detect_encoding(text)), parse_int=_integer, parse_float=_number)
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deep to be read; {cure}") from None
+    except (ValueError, MemoryError) as error:
+        raise InputError(f"{where}: is not JSON that can be read ({told(error)}); {cure}") from None
+    if _deeper_than(value, DEPTH):
+        raise InputError(f"{where}: is nested more than {DEPTH} deep; {cure}")
+    return value
+
+
+def read_typed(path: Path, form: type[T], cure: str, limit: int = LARGE) -> T:
+    """The file decoded as `form`, a `msgspec.Struct` or a type made of them; InputError, ending in `cure`, with the
+    place of a value of another type. NaN and the infinities, which JSON has not and Python writes, are let through."""
+    import msgspec
+
+    text = read_within(path, cure, limit)
+    try:
+        try:
+            return msgspec.json.decode(text, type=form)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # no JSON to a strict reader; the other one knows what it is, or why it is none
+            return msgspec.convert(parse_json(text, str(path), cure), form)
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deep to be read; {cure}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, MemoryError) as error:
+        raise InputError(f"{path}: {told(error)}; {cure}") from None
+
+
+def told(error: BaseException) -> str:
+    """What an error of a library says, in one line, the place within a file first."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    text, _, place = " ".join(str(error).split()).partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    return f"{place}: {text[:1].lower()}{text[1:]}" if place else text or type(error).__name__
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:20]} is beyond float64")
+    return number
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [child for each in level if isinstance(each, list | dict) for child in _children(each)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: "list[Any] | dict[str, Any]") -> Any:
+    return value.values() if isinstance(value, dict) else value

@@ -1,0 +1,83 @@
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from data_cases import one_line
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from benchsuite.errors import InputError
+from benchsuite.reading import DEPTH, parse_json, read_json, read_typed
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+class Entry(msgspec.Struct):
+    id: int
+    box: tuple[float, float]
+
+
+@given(VALUES)
+def test_what_python_writes_is_read_back(value: object) -> None:
+    assert parse_json(json.dumps(value).encode(), "f", "cure") == value
+
+
+@given(st.binary())
+@example(b"[" * 100_000)
+@example(b'{"a":' * 100_000)
+@example(b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1))
+@example(b"1" * 5000)
+@example(b"1" * 21)
+@example(b"[1e400]")
+@example(b"\xff\xfe\x00")
+@example('"\ud800"'.encode("utf-8", "surrogatepass"))
+def test_any_bytes_are_a_value_or_one_line(text: bytes) -> None:
+    try:
+        json.dumps(parse_json(text, "file.json", "restore it"))
+    except InputError as error:
+        assert str(error).startswith("file.json: ") and str(error).endswith("; restore it")
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (b'[{"id": 1, "box": [1, 2]}, {"id": "2", "box": [1, 2]}]', ["[1].id", "expected `int`, got `str`"]),
+        (b'[{"id": 1, "box": [1, 2, 3]}]', ["[0].box", "length 2"]),
+        (b'[{"box": [1, 2]}]', ["[0]", "missing required field `id`"]),
+        (b'[{"id": 1, "box": [1, 1e400]}]', ["[0].box[1]", "out of range"]),
+        (b'[{"id": 1, "box": [1, NaN]}, {"id": null, "box": [1, 2]}]', ["[1].id"]),
+        (b'[{"id": 1, "box": [1, 2],}]', ["line 1 column"]),
+        (b'[{"x": ' + b"[" * 100_000, ["nested too deep"]),
+        (b'[{"id": ' + b"1" * 5000 + b', "box": [1, 2]}]', ["[0].id", "out of range"]),
+        (b"\xff", ["can't decode"]),
+        (b"", ["Expecting value"]),
+    ],
+)
+def test_a_typed_file_tells_the_place(tmp_path: Path, text: bytes, parts: list[str]) -> None:
+    (tmp_path / "f.json").write_bytes(text)
+    with pytest.raises(InputError) as error:
+        read_typed(tmp_path / "f.json", list[Entry], "correct it")
+    one_line(error, "f.json: ", *parts)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_what_is_not_json_to_the_letter_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "f.json").write_bytes('[{"id": 3, "box": [NaN, Infinity], "name": "é"}]'.encode(encoding))
+    (entry,) = read_typed(tmp_path / "f.json", list[Entry], "correct it")
+    assert (entry.id, str(entry.box)) == (3, "(nan, inf)")
+
+
+def test_only_regular_files_within_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "long.json").write_bytes(b" " * 101)
+    os.mkfifo(tmp_path / "pipe.json")
+    names = ["long.json", "pipe.json", "none.json", ".", "nul\0.json", "/dev/zero"]
+    for name, told in zip(names, ["101 bytes", "regular", "No such file", "regular", "null", "regular"], strict=True):
+        with pytest.raises(InputError) as error:
+            read_json(tmp_path / name, limit=100)
+        one_line(error, told)
