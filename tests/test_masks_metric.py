@@ -84,7 +84,7 @@ def test_by_hand(evaluator: str) -> None:
     tiny = np.zeros((300, 300), np.uint8)
     tiny[100:102, 100:102] = 1
     found = Found(np.array([7, 7]), boxes, np.array([0.5, 0.9]), np.array([0, 0]), packed(stripe(10, 40), tiny))
-    result = CocoMasks(evaluator=evaluator, further=(0.75, 0.8)).score(data, found)  # type: ignore[arg-type]
+    result = CocoMasks(evaluator=evaluator).score(data, found)  # type: ignore[arg-type]
     assert result["protocol"] == "coco-mask"
     assert result["AP"] == pytest.approx(60 / 2)  # half precision, below the better one on nothing
     assert (result["AP75"], result["AP80"]) == (pytest.approx(50), 0)
@@ -113,7 +113,8 @@ def test_crowd_masks_are_ignored() -> None:
 def test_settings_of_the_metric() -> None:
     assert CocoMasks.kind() == "coco.CocoMasks"
     assert CocoMasks.masks and not Coco.masks
-    assert CocoMasks().columns == COLUMNS == CocoMasks().paired_columns
+    assert CocoMasks().columns == Coco().columns
+    assert CocoMasks().paired_columns == COLUMNS
 
 
 def test_paired_bootstrap() -> None:

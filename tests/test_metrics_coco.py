@@ -9,7 +9,7 @@ from metric_cases import FIXTURES, detection_set, from_coco, random_case
 from pydantic import ValidationError
 
 from benchsuite.errors import BenchError, InputError
-from benchsuite.metrics.coco import COLUMNS, Coco, paired_images, precision_at, with_hotcoco, with_pycocotools
+from benchsuite.metrics.coco import BY_THRESHOLD, COLUMNS, Coco, paired_images, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
 from benchsuite.metrics.voc import Voc
 
@@ -27,7 +27,10 @@ def test_fixture_gives_the_stored_numbers(evaluator):
     data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
     expected = json.loads((FIXTURES / "expected.json").read_text())
     result = Coco(evaluator=evaluator).score(data, found)
-    assert result == {"protocol": "coco", **{name: expected[name] for name in (*COLUMNS, "per_class")}}
+    assert result["protocol"] == "coco"
+    assert {name: result[name] for name in (*COLUMNS, "per_class")} == {
+        name: expected[name] for name in (*COLUMNS, "per_class")
+    }
 
 
 @pytest.mark.skipif(not FAKE100.exists(), reason="shared/data/evalvec is not here")
@@ -52,21 +55,34 @@ def test_evaluators_agree_bit_for_bit(seed):
 def test_by_hand():
     # IoU of a 40 × 40 box moved by 10: 30 × 40 / (2 × 1600 - 1200) = 0.6, so right at .50, .55 and .60 of ten.
     data, found = one_box((20, 10, 60, 50))
-    result = Coco(further=(0.6, 0.7)).score(data, found)
+    result = Coco().score(data, found)
     assert result["AP50"] == pytest.approx(100)
     assert result["AP"] == pytest.approx(30)
     assert (result["AP60"], result["AP70"]) == (pytest.approx(100), 0)
-    assert result["APs"] is None
+    assert (result["AP60m"], result["AP65m"]) == (pytest.approx(100), 0)
+    assert result["APs"] is None and result["AP60s"] is None
     assert result["APm"] == pytest.approx(30)  # 1600 pixels
     assert result["per_class"] == {"a": pytest.approx(30), "b": None}
-    assert set(result) == {"protocol", "per_class", *Coco(further=(0.6, 0.7)).columns}
+    assert set(result) == {"protocol", "per_class", *Coco().columns}
 
 
-def test_precision_at_averages_to_ap():
+def test_thresholds_average_to_ap():
     data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
-    evaluation = with_hotcoco(data, found)
-    each = [precision_at(evaluation, 0.5 + 0.05 * step) for step in range(10)]
-    assert np.mean(each) == pytest.approx(100 * evaluation.stats[0])
+    result = Coco().score(data, found)
+    for area in ("", "s", "m", "l"):
+        each = [result[f"AP{50 + 5 * step}{area}"] for step in range(10)]
+        assert np.mean(each) == pytest.approx(result[f"AP{area}"]), area
+    assert len({result[f"AP{iou}"] for iou in range(50, 100, 5)}) > 3, "thresholds differ"
+
+
+def test_thresholds_are_where_the_evaluators_have_them():
+    """0.9 is stored as 0.8999…, so that places are counted, never compared."""
+    evaluation = with_pycocotools(*one_box())
+    assert evaluation.params.iouThrs == pytest.approx([0.5 + 0.05 * t for t in range(10)])
+    assert [label[0] for label in evaluation.params.areaRngLbl] == ["a", "s", "m", "l"]
+    assert [BY_THRESHOLD[name] for name in ("AP50", "AP60s", "AP70m", "AP80l", "AP85", "AP95l")] == [
+        (0, 0), (2, 1), (4, 2), (6, 3), (7, 0), (9, 3)
+    ]  # fmt: skip
 
 
 def test_crowd_boxes_are_ignored_and_difficult_ones_count():
@@ -110,9 +126,7 @@ def test_detections_that_do_not_fit(change, message):
         Coco().score(data, Found(**{**vars(found), **change}))
 
 
-def test_settings_refuse_other_thresholds():
-    with pytest.raises(ValidationError, match=r"0\.62"):
-        Coco(further=(0.62,))
+def test_settings_refuse_other_evaluators():
     with pytest.raises(ValidationError):
         Coco(evaluator="fast")
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pycocotools import coco as reference
 from pycocotools import cocoeval as reference_eval
 from pycocotools import mask as reference_mask
-from pydantic import field_validator
 
 from benchsuite.data.dataset import DetectionSet, Masks, Rle
 from benchsuite.errors import InputError
@@ -19,9 +18,10 @@ from benchsuite.metrics.metric import Found, Interval, Metric
 from benchsuite.settings import Json
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-THRESHOLDS = np.arange(10) * 0.05 + 0.5
 AREAS = {"s": ("small", [0.0, 32.0**2]), "m": ("medium", [32.0**2, 96.0**2]), "l": ("large", [96.0**2, 1e10])}
 ALL_AREAS = ("all", [0.0, 1e10])
+BY_THRESHOLD = {f"AP{50 + 5 * t}{area}": (t, a) for t in range(10) for a, area in enumerate(("", *AREAS))}
+"""Where AP50 … AP95, AP50s … AP95l stand in the evaluators' precision: index of threshold and of area."""
 
 # Both evaluators offer pycocotools' interface: `stats` (12 numbers), `eval["precision"]` [T, R, K, A, M].
 Evaluation: TypeAlias = Any
@@ -30,20 +30,12 @@ Evaluation: TypeAlias = Any
 class Coco(Metric):
     """The 12 COCO numbers. `evaluator` chooses who counts; both give the same bits, hotcoco about 90 times faster.
 
-    `further` IoU thresholds of .50:.05:.95 add columns: 0.6 adds AP60. COCO knows crowd regions but nothing difficult:
-    VOC's difficult boxes count like any other. AP is 0–100, None where no class has ground truth of that size.
+    With them come AP at each of the ten IoU thresholds, of all sizes and of each: AP60, AP60s, AP85l. COCO knows crowd
+    regions but nothing difficult: VOC's difficult boxes count like any other. AP is 0–100, None where no class has
+    ground truth of that size.
     """
 
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
-    further: tuple[float, ...] = ()
-
-    @field_validator("further")
-    @classmethod
-    def _of_the_ten(cls, further: tuple[float, ...]) -> tuple[float, ...]:
-        for iou in further:
-            if not np.isclose(THRESHOLDS, iou).any():
-                raise ValueError(f"AP at IoU {iou} is not evaluated; one of .50:.05:.95")
-        return further
 
     @property
     def protocol(self) -> str:
@@ -52,8 +44,8 @@ class Coco(Metric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """pycocotools' 12 numbers in its order, then the further thresholds."""
-        return (*COLUMNS, *(f"AP{100 * iou:.0f}" for iou in self.further))
+        """pycocotools' 12 numbers in its order, then the others."""
+        return (*COLUMNS, *(name for name in BY_THRESHOLD if name not in COLUMNS))
 
     @property
     def paired_columns(self) -> tuple[str, ...]:
@@ -69,9 +61,8 @@ class Coco(Metric):
         found.check(data)
         evaluate = with_hotcoco if self.evaluator == "hotcoco" else with_pycocotools
         evaluation = evaluate(data, found, self.truth(data))
-        more = {f"AP{100 * iou:.0f}": precision_at(evaluation, iou) for iou in self.further}
         names = dict(zip(data.category_ids.tolist(), data.classes, strict=True))
-        return {**summary(evaluation, names), **more, "protocol": self.protocol}
+        return {**by_threshold(evaluation), **summary(evaluation, names), "protocol": self.protocol}
 
     def truth(self, data: DetectionSet) -> Masks | None:
         """The true masks, where it is masks that overlap; None for boxes."""
@@ -105,10 +96,10 @@ def summary(evaluation: Evaluation, classes: Mapping[int, str]) -> dict[str, Jso
     return {"protocol": "coco", **numbers, "per_class": per_class}
 
 
-def precision_at(evaluation: Evaluation, iou: float) -> float | None:
-    """AP at one of the ten IoU thresholds .50:.05:.95, all sizes, at most 100 detections an image."""
-    (index,) = np.flatnonzero(np.isclose(THRESHOLDS, iou))
-    return percent(_mean(evaluation.eval["precision"][index, :, :, 0, -1]))
+def by_threshold(evaluation: Evaluation) -> dict[str, Json]:
+    """AP at each of the ten IoU thresholds for each range of areas, at most 100 detections an image."""
+    precision = evaluation.eval["precision"][..., -1]
+    return {name: percent(_mean(precision[t, :, :, a])) for name, (t, a) in BY_THRESHOLD.items()}
 
 
 def percent(value: float) -> float | None:
