@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchsuite.engine.job import Context, Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 
 ALLOWED_EMPTY, ALLOWED_TRAINING = 0.05, 0.3  # seconds
@@ -73,7 +73,7 @@ def measure(repeats: int, folder: Path) -> dict[str, float]:
 
     def jobs(kind: type[Job], count: int) -> float:
         work = [kind.model_validate({"number": next(numbers)}) for _ in range(count)]
-        return seconds(lambda: run(work, store, slots=slots, progress=Reporter()))
+        return seconds(lambda: run_jobs(work, store, slots=slots, progress=Reporter()))
 
     jobs(Empty, 1)  # starts the server
     Training(number=-1).do(here)

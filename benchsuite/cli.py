@@ -206,7 +206,7 @@ def score(
 @app.command()
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Results files.")],
-    check: Annotated[bool, typer.Option(help="Exit with 1 if a claim fails.")] = False,
+    check: Annotated[bool, typer.Option(help="Exit with 1 if a claim fails or a cell is off.")] = False,
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex or csv.")] = "text",
     as_json: Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered.cat_collafactors import SOURCES, gather
-from benchsuite.report.results import Data, Results, Row, save
+from benchsuite.report.results import DataRecord, Results, RowRecord, save
 
 
 @pytest.fixture
@@ -45,10 +45,12 @@ def trained(store: Store, name: str, seed: int, layers: int = 16, factors: bool 
 
 def results(folder: Path, recipe_id: str, row_id: str, keys: list[str], tier: str = "mini", name: str = "") -> None:
     recipe = load_recipe(recipe_id)
-    rows = tuple(Row(id=row.id, status="done", keys=tuple(keys) if row.id == row_id else ()) for row in recipe.rows)
+    rows = tuple(
+        RowRecord(id=row.id, status="done", keys=tuple(keys) if row.id == row_id else ()) for row in recipe.rows
+    )
     found = Results.model_validate(
         {"recipe": recipe.id, "paper": recipe.paper, "table": recipe.table, "title": recipe.title, "tier": tier,
-         "data": Data(name=name or "generated", fingerprint="f"), "protocol": "p", "seeds": (0,),
+         "data": DataRecord(name=name or "generated", fingerprint="f"), "protocol": "p", "seeds": (0,),
          "columns": recipe.columns, "rows": rows}
     )  # fmt: skip
     save(found, folder, name or None)

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchsuite.cli import app
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare
-from benchsuite.report.results import ClaimRecord, Data, Measured, Results, Row, load
+from benchsuite.report.results import ClaimRecord, DataRecord, Measured, Results, RowRecord, load, save
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 
@@ -19,7 +21,7 @@ def table(
     """Results of one column, AP; row `a` is the baseline."""
     seeds = tuple(range(len(next(iter(measured.values())))))
     rows = [
-        Row(id=name, status="done", baseline=None if name == "a" else "a",
+        RowRecord(id=name, status="done", baseline=None if name == "a" else "a",
             measured={"AP": Measured.of(values)}, published={"AP": (published or {}).get(name)})
         for name, values in measured.items()
     ]  # fmt: skip
@@ -27,7 +29,7 @@ def table(
     return Results.model_validate({
         **dict(stored), "tier": tier, "seeds": seeds, "rows": rows, "claims": claims,
         "columns": [Column.model_validate({"id": "AP", "better": better})],
-        "data": Data(name="d", fingerprint="f", papers_own=own),
+        "data": DataRecord(name="d", fingerprint="f", papers_own=own),
     })  # fmt: skip
 
 
@@ -153,6 +155,24 @@ def test_published_differences_have_no_floating_point_dust() -> None:
     assert cells["baseline", "AP"].published_difference is None
     assert cells["elsewhere", "AP"].published_difference is None
     assert cells["elsewhere", "AP"].measured is None
+
+
+@pytest.mark.parametrize(
+    ("values", "code"), [([30.0, 30.1, 30.2], 1), ([30.0, 34.9, 40.0], 0), ([35.1, 35.14, 35.12], 0), ([1.0], 0)]
+)
+def test_check_fails_for_a_cell_that_is_off(values: list[float], code: int, tmp_path: Path) -> None:
+    file = save(table({"a": values}, tier="paper", own=True, published={"a": 35.1}), tmp_path)
+    found = CliRunner().invoke(app, ["compare", str(file), "--check"])
+    assert found.exit_code == code, found.output
+    assert CliRunner().invoke(app, ["compare", str(file)]).exit_code == 0
+
+
+def test_a_claim_is_said_in_one_way_by_id_or_by_label() -> None:
+    claim = ClaimRecord(better="b", than="a", on="AP", by=0.5)
+    assert claim.sentence() == "b beats a on AP by more than 0.5"
+    assert claim.sentence("B-Net", "A-Net", "mask AP") == "B-Net beats A-Net on mask AP by more than 0.5"
+    close = ClaimRecord(close="b", to="a", within=0.25, on="AP")
+    assert close.sentence(column="box AP") == "b is within 0.25 of a on box AP"
 
 
 def test_failed_only_where_a_claim_fails() -> None:

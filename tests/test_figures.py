@@ -10,7 +10,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column
 from benchsuite.report import figures, gathered, probed
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.report.results import Measured, Results, Row, load
+from benchsuite.report.results import Measured, Results, RowRecord, load
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def test_everything_that_can_be_drawn_says_what_it_shows() -> None:
 
 def of_testdev(stored: Results) -> Results:
     """A table of a quoted test-dev number, and two rows of ours, the second not run, with minival columns."""
-    quoted = Row(id="quoted", status="quoted", role="quoted", published={"AP": 36.7})
+    quoted = RowRecord(id="quoted", status="quoted", role="quoted", published={"AP": 36.7})
     measured = {"minival_AP": Measured.of([30.0, 32.0])}
-    ours = Row(id="ours", status="done", published={"AP": 41.1, "minival_AP": 40.6}, measured=measured)
-    absent = Row(id="absent", status="not_run", published={"AP": 43.2})
+    ours = RowRecord(id="ours", status="done", published={"AP": 41.1, "minival_AP": 40.6}, measured=measured)
+    absent = RowRecord(id="absent", status="not_run", published={"AP": 43.2})
     columns = (Column(id="AP", label="AP test-dev"), Column(id="minival_AP", label="AP minival"))
     changes = {"rows": (quoted, ours, absent), "columns": columns, "claims": (), "seeds": (0, 1)}
     return stored.model_copy(update=changes)

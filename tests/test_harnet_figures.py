@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from benchsuite.recipe.recipe import select
 from benchsuite.report import figures
 from benchsuite.report.figures.ladder import ladders
-from benchsuite.report.results import Data, Measured, Results, Row
+from benchsuite.report.results import DataRecord, Measured, Results, RowRecord
 
 
 def results(recipe_id: str, lift: float = 1.0) -> Results:
@@ -18,7 +18,7 @@ def results(recipe_id: str, lift: float = 1.0) -> Results:
         ran = row.role == "run" and place < len(recipe.rows) - 1
         value = Measured.of([10 + lift * place])
         rows.append(
-            Row(
+            RowRecord(
                 id=row.id,
                 label=row.label,
                 role=row.role,
@@ -31,7 +31,7 @@ def results(recipe_id: str, lift: float = 1.0) -> Results:
         )
     return Results(
         recipe=recipe.id, paper=recipe.paper, table=recipe.table, title=recipe.title, tier="mini",
-        data=Data(name="toy", fingerprint="f", papers_own=False), protocol="coco", seeds=(0,),
+        data=DataRecord(name="toy", fingerprint="f", papers_own=False), protocol="coco", seeds=(0,),
         columns=recipe.columns, rows=tuple(rows),
     )  # fmt: skip
 

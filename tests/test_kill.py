@@ -16,7 +16,7 @@ from engine_jobs import Children, Counter, Echo
 
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 
 EVERY = 5
@@ -28,14 +28,14 @@ from pathlib import Path
 import test_kill
 from benchsuite.errors import Interrupted
 from benchsuite.engine.progress import Lines
-from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 
 folder, plan, slots = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jobs = getattr(test_kill, plan)(folder / "trace")
 try:
     store = Store(folder / "store")
-    outcome = run(jobs, store, slots=Slots.on("cpu", slots), progress=Lines(), checkpoint_every={EVERY})
+    outcome = run_jobs(jobs, store, slots=Slots.on("cpu", slots), progress=Lines(), checkpoint_every={EVERY})
 except Interrupted as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -122,7 +122,7 @@ def runs(tmp_path: Path) -> Runs:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     undisturbed = Runs(tmp_path_factory.mktemp("undisturbed"))
-    run(counters(undisturbed.trace), undisturbed.store, slots=Slots.on("cpu"), progress=Reporter())
+    run_jobs(counters(undisturbed.trace), undisturbed.store, slots=Slots.on("cpu"), progress=Reporter())
     return undisturbed.results()
 
 

@@ -21,7 +21,7 @@ from benchsuite.models.static import grouped_nms, static
 from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Dilations, decompose
 from benchsuite.recipe.recipe import select
-from benchsuite.verbs.export import Agreement, Exported, agreement, check, export, write
+from benchsuite.verbs.export import Discrepancy, Exported, check, discrepancy, export, write
 from benchsuite.verbs.listing import print_export
 from benchsuite.verbs.plan import make_plan
 
@@ -73,7 +73,7 @@ def test_fixed_shapes_find_what_the_detector_finds(kind: str) -> None:
         assert real.any() and mine[0].shape == theirs[0].shape
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-        assert agreement(theirs, mine, POST).boxes_px < 1e-5
+        assert discrepancy(theirs, mine, POST).boxes_px < 1e-5
 
 
 def test_nms_by_groups() -> None:
@@ -116,30 +116,30 @@ FOUND = BOXES, torch.tensor([0.9, 0.8, 0.7, 0.0]), torch.tensor([0, 1, 0, -1])
 
 
 def test_agreement() -> None:
-    assert agreement(FOUND, FOUND, POST) == Agreement(1, 3, 0.0, 0.0)
+    assert discrepancy(FOUND, FOUND, POST) == Discrepancy(1, 3, 0.0, 0.0)
     swapped = tuple(part[torch.tensor([1, 0, 2, 3])] for part in FOUND)
-    found = agreement(FOUND, (swapped[0], swapped[1], swapped[2]), POST)
+    found = discrepancy(FOUND, (swapped[0], swapped[1], swapped[2]), POST)
     assert (found.detections, found.boxes_px, found.scores) == (3, 0.0, 0.0), "whatever their order"
     moved = (BOXES + torch.tensor([0.25, 0, 0, 0]), FOUND[1] + 1e-3, FOUND[2])
-    assert agreement(FOUND, moved, POST).boxes_px == pytest.approx(0.25)
-    assert agreement(FOUND, moved, POST).scores == pytest.approx(1e-3, rel=1e-3)
+    assert discrepancy(FOUND, moved, POST).boxes_px == pytest.approx(0.25)
+    assert discrepancy(FOUND, moved, POST).scores == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_what_is_missing_is_infinitely_far() -> None:
     other_class = (FOUND[0], FOUND[1], torch.tensor([2, 1, 0, -1]))
     for pair in ((FOUND, other_class), (other_class, FOUND)):
-        assert agreement(*pair, POST).boxes_px == torch.inf
+        assert discrepancy(*pair, POST).boxes_px == torch.inf
     low = (FOUND[0], torch.tensor([0.9, 0.05005, 0.7, 0.0]), FOUND[2])
     cut = (FOUND[0], torch.tensor([0.9, 0.0, 0.7, 0.0]), torch.tensor([0, -1, 0, -1]))
-    found = agreement(low, cut, POST)
+    found = discrepancy(low, cut, POST)
     assert (found.boxes_px, found.detections) == (0, 2), "but not at the threshold"
 
 
 def test_detections_of_nearly_one_score_are_compared() -> None:
     equal = (FOUND[0][:3], torch.tensor([0.5, 0.5, 0.5]), FOUND[2][:3])
-    assert agreement(equal, equal, POST) == Agreement(1, 3, 0.0, 0.0)
+    assert discrepancy(equal, equal, POST) == Discrepancy(1, 3, 0.0, 0.0)
     moved = (equal[0] + 1e-4, equal[1], equal[2])
-    assert agreement(equal, moved, POST).boxes_px == pytest.approx(1e-4, rel=0.1)
+    assert discrepancy(equal, moved, POST).boxes_px == pytest.approx(1e-4, rel=0.1)
 
 
 # --- bad input, one line each

@@ -10,7 +10,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered import pod_scales, pod_speed_accuracy, pod_transfer
-from benchsuite.report.results import Data, Measured, Results, Row, save
+from benchsuite.report.results import DataRecord, Measured, Results, RowRecord, save
 
 LAYERS = ("R31", "R32", "R46")
 
@@ -19,14 +19,15 @@ def results_file(folder: Path, recipe_id: str, measured: dict[str, dict[str, flo
                  name: str | None = None) -> None:  # fmt: skip
     recipe = load_recipe(recipe_id)
     rows = tuple(
-        Row(id=row.id, label=row.label, status="done" if row.id in measured else "not_run", published=row.published,
+        RowRecord(
+            id=row.id, label=row.label, status="done" if row.id in measured else "not_run", published=row.published,
             measured={column: Measured.of([value]) for column, value in measured.get(row.id, {}).items()},
             keys=(keys[row.id],) if row.id in keys else ())
         for row in recipe.rows
     )  # fmt: skip
     found = Results(
         recipe=recipe.id, paper=recipe.paper, table=recipe.table, title=recipe.title, tier="mini",
-        data=Data(name=name or "generated", fingerprint=name or "0"), protocol="coco", seeds=(0,),
+        data=DataRecord(name=name or "generated", fingerprint=name or "0"), protocol="coco", seeds=(0,),
         columns=recipe.columns, rows=rows,
     )  # fmt: skip
     save(found, folder, name)

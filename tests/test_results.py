@@ -11,7 +11,7 @@ import pytest
 from benchsuite.errors import InputError
 from benchsuite.report.results import (
     ClaimRecord,
-    Data,
+    DataRecord,
     ImageInterval,
     Measured,
     Results,
@@ -133,7 +133,7 @@ def test_unlike_settings_are_never_overwritten(stored: Results, tmp_path: Path) 
 
 @pytest.mark.parametrize("change", [
     {"recipe": "x"}, {"tier": "paper"}, {"protocol": "voc07"}, {"overrides": ("a=1",)},
-    {"data": Data(name="generated val (1000 images)", fingerprint="other")},
+    {"data": DataRecord(name="generated val (1000 images)", fingerprint="other")},
 ])  # fmt: skip
 def test_unlike_looks_at_explicit_fields(stored: Results, change: dict[str, object]) -> None:
     assert unlike(stored, stored) == ""

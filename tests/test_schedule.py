@@ -8,7 +8,7 @@ from engine_jobs import Crasher, Echo, Failing, Full, Loader, NaN, Nothing, Rand
 
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
-from benchsuite.engine.schedule import Outcome, Slots, run
+from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 
@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def go(jobs: Sequence[Job], store: Store, slots: int = 1, progress: Reporter | None = None) -> Outcome:
-    return run(jobs, store, slots=Slots.on("cpu", slots), progress=progress or Reporter(), checkpoint_every=5)
+    return run_jobs(jobs, store, slots=Slots.on("cpu", slots), progress=progress or Reporter(), checkpoint_every=5)
 
 
 def statuses(outcome: Outcome) -> list[str]:

@@ -14,8 +14,8 @@ from benchsuite.report.statistics import (
     holm,
     kendall,
     p_value,
-    sample,
     seeds_needed,
+    summarise,
     t_quantile,
     t_tail,
 )
@@ -47,15 +47,15 @@ def test_quantile_inverts_tail(level: float, df: int) -> None:
 
 def test_interval_covers_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(3, 2, (4000, 3))
-    covered = [s.low <= 3 <= s.high for row in draws if (s := sample(row.tolist())) and s.low is not None and s.high]
+    covered = [s.low <= 3 <= s.high for row in draws if (s := summarise(row.tolist())) and s.low is not None and s.high]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
 
 
-def test_sample_of_none_one_and_equal_values() -> None:
-    assert sample([]) is None
-    one = sample([3.0])
+def test_summary_of_none_one_and_equal_values() -> None:
+    assert summarise([]) is None
+    one = summarise([3.0])
     assert one is not None and one.mean == 3 and one.low is None and one.error is None
-    equal = sample([0.1, 0.1, 0.1])
+    equal = summarise([0.1, 0.1, 0.1])
     assert equal is not None and equal.deviation == 0 and equal.low == equal.high == equal.mean
 
 
@@ -70,7 +70,7 @@ def test_p_value_without_spread() -> None:
 
 @given(st.lists(values, min_size=2, max_size=6), values)
 def test_p_and_interval_agree(found: list[float], bound: float) -> None:
-    s = sample(found)
+    s = summarise(found)
     assert s is not None and s.error is not None and s.low is not None and s.high is not None
     excluded = not s.low <= bound <= s.high
     p = p_value(s.mean - bound, s.error, s.n)

@@ -93,7 +93,7 @@ def _visible_gpus() -> list[str]:
     return [str(index) for index in range(count)] if listed is None else listed.split(",")[:count]
 
 
-def run(
+def run_jobs(
     jobs: Sequence[Job],
     store: Store,
     *,

@@ -26,7 +26,7 @@ class Spread(_Outer):
     std: float
 
 
-Cell = float | Spread | None
+Published = float | Spread | None
 
 
 class Paper(_Outer):
@@ -55,7 +55,7 @@ class Row(_Outer):
     cite: str = ""
     same_as: str | None = None
     baseline: str | None = None
-    published: Mapping[str, Cell] = Field(default_factory=dict)
+    published: Mapping[str, Published] = Field(default_factory=dict)
     change: Document = Field(default_factory=lambda: Document({}))
     tiers: Mapping[str, Document] = Field(default_factory=dict)
 
@@ -87,6 +87,14 @@ class Claim(_Outer):
     def rows(self) -> tuple[str, str]:
         """The two rows the claim is about, the first minus the second being the difference."""
         return (self.better or self.close or "", self.than or self.to or "")
+
+    def sentence(self, first: str = "", second: str = "", column: str = "") -> str:
+        """The claim in words, its rows and column by these names or by their ids."""
+        first, second = first or self.rows[0], second or self.rows[1]
+        column = column or self.on
+        if self.within is not None:
+            return f"{first} is within {self.within:g} of {second} on {column}"
+        return f"{first} beats {second} on {column}" + (f" by more than {self.by:g}" if self.by else "")
 
 
 class Recipe(_Outer):

@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchsuite.errors import InputError
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Document:
     """Plain values and, for each path into them, its origin."""
 
     value: Any
-    origins: Mapping[Path, Origin] = field(default_factory=dict)
+    origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
 
-    def origin(self, path: Path) -> Origin:
+    def origin(self, path: KeyPath) -> Origin:
         """Origin of `path`, or of the nearest thing above it."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins.get(path, Origin("recipe", 0))
 
     @cached_property
-    def _origins_below(self) -> Mapping[str | int, dict[Path, Origin]]:
-        split: dict[str | int, dict[Path, Origin]] = {}
+    def _origins_below(self) -> Mapping[str | int, dict[KeyPath, Origin]]:
+        split: dict[str | int, dict[KeyPath, Origin]] = {}
         for path, origin in self.origins.items():
             if path:
                 split.setdefault(path[0], {})[path[1:]] = origin
@@ -72,7 +72,7 @@ class Document:
         kept = {name: value for name, value in self.value.items() if name not in keys}
         return Document(kept, {path: origin for path, origin in self.origins.items() if not path or path[0] in kept})
 
-    def merged(self, change: "Document", whole: Collection[Path] = ()) -> "Document":
+    def merged(self, change: "Document", whole: Collection[KeyPath] = ()) -> "Document":
         """`change` laid over this document. Mappings merge, but one that names another `kind` than the mapping it
         changes replaces it: what was said of one part is not said of another. All else (lists too) is replaced.
 
@@ -91,7 +91,7 @@ class Document:
             origins |= {(name, *path): origin for path, origin in below.origins.items()}
         return Document(value, origins)
 
-    def exchanged(self, change: "Document") -> Iterator[Path]:
+    def exchanged(self, change: "Document") -> Iterator[KeyPath]:
         """Paths of this document's mappings that `change` replaces by another `kind`."""
         if isinstance(self.value, dict) and isinstance(change.value, dict):
             for name in self.value.keys() & change.value.keys():
@@ -99,7 +99,7 @@ class Document:
                 inside = [()] if _unlike(mine, theirs) else mine.exchanged(theirs)
                 yield from ((name, *path) for path in inside)
 
-    def less(self, paths: Iterable[Path]) -> "Document":
+    def less(self, paths: Iterable[KeyPath]) -> "Document":
         """The same less what stands at `paths` without a `kind` of its own, which was said of a part that is gone."""
         found = self
         for name, *rest in paths:
@@ -140,7 +140,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
-def read(file: FilePath) -> Document:
+def read(file: Path) -> Document:
     """Read a YAML mapping; InputError with file and line for whatever is not plain YAML."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def read(file: FilePath) -> Document:
     return parse(text, file.name)
 
 
-def read_top(file: FilePath, keys: Container[str]) -> dict[str, Any]:
+def read_top(file: Path, keys: Container[str]) -> dict[str, Any]:
     """The values of some keys of a YAML file's mapping, the rest not looked at; of a list only its length."""
     node = _compose(file.read_text(encoding="utf-8"), file.name)
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
@@ -191,13 +191,13 @@ def parse_value(text: str) -> Any:
 class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
-        self.origins: dict[Path, Origin] = {}
+        self.origins: dict[KeyPath, Origin] = {}
         self.seen: set[int] = set()
 
     def build(self, node: yaml.Node | None) -> Document:
         return Document(None if node is None else self.value(node, ()), self.origins)
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
         origin = Origin(self.file, node.start_mark.line + 1)
         if id(node) in self.seen:
             raise InputError(f"{origin}: anchors and aliases are not used in recipes; write the value out")
@@ -212,7 +212,7 @@ class _Builder:
         self.origins[path] = replace(origin, text=node.value)
         return _SCALARS[node.tag](node.value)
 
-    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from benchsuite.recipe.recipe import Column, Spread
-from benchsuite.report.results import ClaimRecord, Results, Row, published_value
+from benchsuite.report.results import ClaimRecord, Results, RowRecord, published_value
 from benchsuite.report.statistics import (
     LEVEL,
     Agreement,
-    Sample,
+    Summary,
     Verdict,
     agreement,
     differences,
     holm,
     p_value,
-    sample,
     seeds_needed,
+    summarise,
     t_quantile,
 )
 
@@ -39,9 +39,9 @@ class Cell:
 
     published: float | None = None
     published_std: float | None = None
-    measured: Sample | None = None
+    measured: Summary | None = None
     published_difference: float | None = None
-    difference: Sample | None = None
+    difference: Summary | None = None
     fidelity: Fidelity | None = None
 
 
@@ -55,7 +55,7 @@ class ClaimVerdict:
     claim: ClaimRecord
     text: str
     verdict: Verdict
-    difference: Sample | None = None
+    difference: Summary | None = None
     p: float | None = None
     level: float | None = None
     detectable: float | None = None
@@ -88,8 +88,12 @@ class Comparison:
 
     @property
     def failed(self) -> bool:
-        """Whether a claim fails; one that is not settled does not."""
-        return any(claim.verdict == "fails" for section in self.sections for claim in section.claims)
+        """Whether a claim fails or a cell is *off*; what is not settled does neither."""
+        return any(
+            any(claim.verdict == "fails" for claim in section.claims)
+            or any(cell.fidelity == "off" for cell in section.cells.values())
+            for section in self.sections
+        )
 
     def form(self) -> dict[str, Any]:
         """JSON of `bench compare`."""
@@ -107,12 +111,12 @@ def _section(results: Results) -> Section:
     return Section(results, cells, _verdicts(results), {name: a for name, a in agreements.items() if a is not None})
 
 
-def _cell(results: Results, row: Row, column: Column) -> Cell:
+def _cell(results: Results, row: RowRecord, column: Column) -> Cell:
     printed = row.published.get(column.id)
     cell = Cell(
         published=published_value(printed),
         published_std=printed.std if isinstance(printed, Spread) else None,
-        measured=sample(list(results.values(row.id, column.id).values())),
+        measured=summarise(list(results.values(row.id, column.id).values())),
     )
     cell = replace(cell, fidelity=_fidelity(results, cell, column))
     if row.baseline is None or "quoted" in (row.role, results.row(row.baseline).role):
@@ -122,7 +126,7 @@ def _cell(results: Results, row: Row, column: Column) -> Cell:
     if cell.published is not None and other is not None:
         difference = round(cell.published - other, max(column.decimals, 0) + 6)
     pairs = differences(results.values(row.id, column.id), results.values(row.baseline, column.id))
-    return replace(cell, published_difference=difference, difference=sample(list(pairs.values())))
+    return replace(cell, published_difference=difference, difference=summarise(list(pairs.values())))
 
 
 def _fidelity(results: Results, cell: Cell, column: Column) -> Fidelity | None:
@@ -159,7 +163,7 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
     pairs = differences(results.values(first, claim.on), results.values(second, claim.on))
-    difference = sample(list(pairs.values()))
+    difference = summarise(list(pairs.values()))
     verdict = ClaimVerdict(claim, _text(results, claim), "not settled", difference)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")
@@ -196,10 +200,8 @@ def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
 
 def _text(results: Results, claim: ClaimRecord) -> str:
     first, second = (results.row(row_id).name for row_id in claim.rows)
-    label = {column.id: column.label or column.id for column in results.columns}[claim.on]
-    if claim.within is not None:
-        return f"{first} is within {claim.within:g} of {second} on {label}"
-    return f"{first} beats {second} on {label}" + (f" by more than {claim.by:g}" if claim.by else "")
+    label = {column.id: column.label for column in results.columns}[claim.on]
+    return claim.sentence(first, second, label)
 
 
 def _section_form(section: Section) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Cell, ClaimVerdict, Comparison, Section
-from benchsuite.report.results import Results, Row
-from benchsuite.report.statistics import Sample
+from benchsuite.report.results import Results, RowRecord
+from benchsuite.report.statistics import Summary
 
 MISSING = "–"
 
@@ -44,21 +44,21 @@ def signed(value: float | None, decimals: int) -> str:
     return f"+{text}" if value is not None and round(value, decimals) > 0 else text
 
 
-def with_deviation(summary: Sample | None, decimals: int) -> str:
+def with_deviation(summary: Summary | None, decimals: int) -> str:
     """Mean and standard deviation over seeds; the mean alone for one seed."""
     if summary is None or summary.deviation is None:
         return number(summary.mean if summary else None, decimals)
     return f"{number(summary.mean, decimals)} ±{number(summary.deviation, decimals)}"
 
 
-def with_reach(summary: Sample | None, decimals: int) -> str:
+def with_reach(summary: Summary | None, decimals: int) -> str:
     """Mean difference and half the width of its 95 % interval; the mean alone for one seed."""
     if summary is None or summary.high is None:
         return signed(summary.mean if summary else None, decimals)
     return f"{signed(summary.mean, decimals)} ±{number(summary.high - summary.mean, decimals)}"
 
 
-def with_interval(summary: Sample | None, decimals: int) -> str:
+def with_interval(summary: Summary | None, decimals: int) -> str:
     """Mean difference and its 95 % interval."""
     if summary is None or summary.low is None:
         return signed(summary.mean if summary else None, decimals)
@@ -131,7 +131,7 @@ def footnotes(results: Results) -> tuple[list[str], dict[str, str]]:
     return [*(f"All rows: {text}" for text in common), *(f"[{n}] {text}" for text, n in remarks.items())], names
 
 
-def _status(results: Results, row: Row) -> str:
+def _status(results: Results, row: RowRecord) -> str:
     if row.status == "partial":
         most = max((sum(value is not None for value in cell.values) for cell in row.measured.values()), default=0)
         return f" ({most} of {len(results.seeds)} seeds)"

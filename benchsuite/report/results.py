@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import Cell, Claim, Column, Paper, Spread
+from benchsuite.recipe.recipe import Claim, Column, Paper, Published, Spread
 from benchsuite.settings import flat_errors
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 Tier = Literal["smoke", "mini", "paper"]
-Status = Literal["done", "partial", "failed", "not_run", "quoted"]
+RowStatus = Literal["done", "partial", "failed", "not_run", "quoted"]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
-class Data(_Record):
+class DataRecord(_Record):
     """The data the numbers were measured on. `papers_own`: the very data and protocol of the published table, so
     that a measured cell may be held against a published one."""
 
@@ -68,7 +68,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present else None
 
 
-class Row(_Record):
+class RowRecord(_Record):
     """One row of the table as it came out.
 
     `settings` is the content key of the row's measuring jobs planned at seed 0: equal for equal settings whatever
@@ -79,9 +79,9 @@ class Row(_Record):
     id: str
     label: str = ""
     role: Literal["run", "quoted"] = "run"
-    status: Status
+    status: RowStatus
     cite: str = ""
-    published: Mapping[str, Cell] = Field(default_factory=dict)
+    published: Mapping[str, Published] = Field(default_factory=dict)
     baseline: str | None = None
     measured: Mapping[str, Measured] = Field(default_factory=dict)
     settings: str = ""
@@ -120,12 +120,12 @@ class Results(_Record):
     table: str
     title: str
     tier: Tier
-    data: Data
+    data: DataRecord
     protocol: str
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...]
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[RowRecord, ...]
     claims: tuple[ClaimRecord, ...] = ()
     environment: Mapping[str, Any] = Field(default_factory=dict)
     earlier: tuple[Mapping[str, Any], ...] = ()
@@ -152,7 +152,7 @@ class Results(_Record):
                 raise ValueError(f"a claim is about {claim.rows} on '{claim.on}', which the table has not")
         return self
 
-    def row(self, row_id: str) -> Row:
+    def row(self, row_id: str) -> RowRecord:
         """The row of that id; KeyError where there is none."""
         return {row.id: row for row in self.rows}[row_id]
 
@@ -254,12 +254,12 @@ def merged(earlier: Results, new: Results) -> Results:
     )
 
 
-def _same_settings(first: Row, second: Row) -> bool:
+def _same_settings(first: RowRecord, second: RowRecord) -> bool:
     return not (first.settings and second.settings) or first.settings == second.settings
 
 
-def _merged_row(old: Row | None, new: Row, old_seeds: Sequence[int], new_seeds: Sequence[int],
-                seeds: Sequence[int]) -> Row:  # fmt: skip
+def _merged_row(old: RowRecord | None, new: RowRecord, old_seeds: Sequence[int], new_seeds: Sequence[int],
+                seeds: Sequence[int]) -> RowRecord:  # fmt: skip
     cells: dict[str, Measured] = {}
     columns = dict.fromkeys([*new.measured, *(old.measured if old else ())])
     for column in columns:
@@ -331,7 +331,7 @@ def _write(file: Path, text: str) -> None:
         raise
 
 
-def published_value(cell: Cell) -> float | None:
+def published_value(cell: Published) -> float | None:
     """The number of a published cell, its mean where a deviation is printed too."""
     return cell.mean if isinstance(cell, Spread) else cell
 

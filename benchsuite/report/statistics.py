@@ -49,7 +49,7 @@ def t_quantile(level: float, df: int) -> float:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Summary:
     """Mean and standard deviation (n - 1) of a few values, and the t interval of the mean.
 
     `low` and `high` are None for one value: it has no interval. Equal values have an interval without width.
@@ -67,17 +67,17 @@ class Sample:
         return None if self.deviation is None else self.deviation / math.sqrt(self.n)
 
 
-def sample(values: Sequence[float], level: float = LEVEL) -> Sample | None:
+def summarise(values: Sequence[float], level: float = LEVEL) -> Summary | None:
     """Summary of `values`, None where there are none."""
     n = len(values)
     if n == 0:
         return None
     mean = math.fsum(values) / n
     if n == 1:
-        return Sample(n, mean)
+        return Summary(n, mean)
     deviation = 0.0 if len(set(values)) == 1 else math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     reach = t_quantile(level, n - 1) * deviation / math.sqrt(n)
-    return Sample(n, mean, deviation, mean - reach, mean + reach)
+    return Summary(n, mean, deviation, mean - reach, mean + reach)
 
 
 def differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:

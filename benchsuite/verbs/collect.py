@@ -7,9 +7,8 @@ from benchsuite.engine.environment import environment
 from benchsuite.engine.job import Job
 from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
-from benchsuite.recipe.recipe import Claim, Recipe
-from benchsuite.recipe.recipe import Row as RecipeRow
-from benchsuite.report.results import ClaimRecord, Data, ImageInterval, Measured, Results, Row, Status
+from benchsuite.recipe.recipe import Claim, Recipe, Row
+from benchsuite.report.results import ClaimRecord, DataRecord, ImageInterval, Measured, Results, RowRecord, RowStatus
 from benchsuite.settings import Json, content_key, walk
 from benchsuite.verbs.plan import Plan, PlannedRow
 
@@ -31,7 +30,9 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
         table=recipe.table,
         title=recipe.title,
         tier=plan.tier,
-        data=Data(name=val.name, fingerprint=content_key([train.fingerprint(), val.fingerprint()]), papers_own=own),
+        data=DataRecord(
+            name=val.name, fingerprint=content_key([train.fingerprint(), val.fingerprint()]), papers_own=own
+        ),
         protocol=first.pipeline.protocol,
         overrides=plan.overrides,
         seeds=seeds,
@@ -54,17 +55,17 @@ def _environments(jobs: Sequence[Job], store: Store) -> list[Mapping[str, Json]]
 
 
 def _row(
-    recipe: Recipe, row: RecipeRow, planned: PlannedRow | None, seeds: tuple[int, ...], store: Store,
+    recipe: Recipe, row: Row, planned: PlannedRow | None, seeds: tuple[int, ...], store: Store,
     outcome: Outcome | None,
-) -> Row:  # fmt: skip
+) -> RowRecord:  # fmt: skip
     common: dict[str, Any] = {
         "id": row.id, "label": row.label, "role": row.role, "cite": row.cite, "published": row.published,
         "baseline": recipe.baseline_of(row),
     }  # fmt: skip
     if row.role == "quoted":
-        return Row(**common, status="quoted")
+        return RowRecord(**common, status="quoted")
     if planned is None:
-        return Row(**common, status="not_run")
+        return RowRecord(**common, status="not_run")
     metrics = {seed: _metrics(jobs, store) for seed, jobs in planned.jobs.items()}
     measured = {
         column: Measured.of([metrics.get(seed, {}).get(column) for seed in seeds]) for column in recipe.column_ids
@@ -72,9 +73,9 @@ def _row(
     done = {seed for seed, found in metrics.items() if found}
     keys = tuple(job.key for seed in sorted(done) for job in planned.jobs[seed].values())
     devices = dict.fromkeys(_device(key, store) for seed in done for key in _chain(planned.jobs[seed]))
-    status: Status = "done" if len(done) == len(seeds) else "partial" if done else "not_run"
+    status: RowStatus = "done" if len(done) == len(seeds) else "partial" if done else "not_run"
     reason = _reason(planned, outcome)
-    return Row(
+    return RowRecord(
         **common,
         status="failed" if reason and not done else status,
         measured={column: cell for column, cell in measured.items() if cell.mean is not None},

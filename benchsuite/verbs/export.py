@@ -165,7 +165,7 @@ def _quiet() -> "Iterator[None]":
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Discrepancy:
     """The largest differences over some pictures; infinite where a detection has no counterpart."""
 
     pictures: int
@@ -174,31 +174,31 @@ class Agreement:
     scores: float
 
 
-Found = tuple[Tensor, Tensor, Tensor]
+PictureDetections = tuple[Tensor, Tensor, Tensor]
 """boxes [D, 4], scores [D], labels [D] of one picture, padded."""
 
 
-def check(network: Static, file: Path, pictures: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
+def check(network: Static, file: Path, pictures: Sequence[tuple[Tensor, Tensor]]) -> Discrepancy:
     """Hold the file's detections against those of the network's own detector, with its own batches and NMS."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    agreements = []
+    found = []
     for image, size in pictures:
         with torch.inference_mode():
             theirs = network.detect(image, size)
         raw = session.run(None, {"image": image.numpy(), "size": size.numpy()})
         boxes, scores, labels = (torch.from_numpy(np.array(part)) for part in raw)
-        agreements.append(agreement(theirs, (boxes, scores, labels), network.post))
-    return Agreement(
-        pictures=len(agreements),
-        detections=sum(each.detections for each in agreements),
-        boxes_px=max((each.boxes_px for each in agreements), default=0.0),
-        scores=max((each.scores for each in agreements), default=0.0),
+        found.append(discrepancy(theirs, (boxes, scores, labels), network.post))
+    return Discrepancy(
+        pictures=len(found),
+        detections=sum(each.detections for each in found),
+        boxes_px=max((each.boxes_px for each in found), default=0.0),
+        scores=max((each.scores for each in found), default=0.0),
     )
 
 
-def agreement(first: Found, second: Found, post: PostProcess) -> Agreement:
+def discrepancy(first: PictureDetections, second: PictureDetections, post: PostProcess) -> Discrepancy:
     """Each detection against the nearest of its class on the other side, as near ties may change their order. One whose
     score is at the threshold or the last place, by the tolerance, may be missing there; it is then not counted."""
     boxes_px = scores = 0.0
@@ -215,7 +215,7 @@ def agreement(first: Found, second: Found, post: PostProcess) -> Agreement:
         counted.append(int(rows.sum()))
         boxes_px = max(boxes_px, float(px[rows].max())) if counted[-1] else boxes_px
         scores = max(scores, float(score[rows].max())) if counted[-1] else scores
-    return Agreement(1, counted[0], boxes_px, scores)
+    return Discrepancy(1, counted[0], boxes_px, scores)
 
 
 def _pictures(pipeline: Detection, data: DetectionSet, count: int, store: Store) -> list[tuple[Tensor, Tensor]]:

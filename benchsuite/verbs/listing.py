@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchsuite.recipe.recipe import Cell, Heading, Recipe, Spread
+from benchsuite.recipe.recipe import Heading, Published, Recipe, Spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,12 +66,12 @@ def print_list(
     print_things(_table("", ("figures and pictures", "what they show"), drawn, left=2))
 
 
-def cell_form(cell: Cell) -> object:
+def cell_form(cell: Published) -> object:
     """A published cell as JSON: a number, {mean, std} or null."""
     return cell.model_dump() if isinstance(cell, Spread) else cell
 
 
-def cell_text(cell: Cell, decimals: int) -> str:
+def cell_text(cell: Published, decimals: int) -> str:
     """A published cell as printed in the paper."""
     if cell is None:
         return "–"
@@ -116,18 +116,10 @@ def print_show(recipe: Recipe) -> None:
         _table("", heads, rows, left=3),
     )
     for claim in recipe.claims:
-        print_things("claim: " + claim_text(claim.model_dump()))
+        print_things("claim: " + claim.sentence())
     print_things(
         f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.id} --tier {next(iter(recipe.tiers), 'smoke')}"
     )
-
-
-def claim_text(claim: Mapping[str, Any]) -> str:
-    """A claim as a sentence."""
-    if claim.get("better") is not None:
-        by = f" by more than {claim['by']:g}" if claim.get("by") else ""
-        return f"{claim['better']} beats {claim['than']} on {claim['on']}{by}"
-    return f"{claim['close']} is within {claim['within']:g} of {claim['to']} on {claim['on']}"
 
 
 def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:

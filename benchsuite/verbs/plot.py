@@ -7,7 +7,7 @@ import numpy as np
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run
+from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
@@ -43,7 +43,7 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
     fit, val = pipeline.fit(seed), pipeline.data.cut("val")
     job = probe_for(picture)(train=fit, data=val, input=pipeline.input, image=image)
     require(fit, plan, store)
-    outcome = run([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
+    outcome = run_jobs([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
     for failure in outcome.failures:
         raise InputError(failure.message)
     file = store.verified(job.key).path("arrays.safetensors")

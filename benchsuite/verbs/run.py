@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchsuite.engine.progress import Reporter, reporter
-from benchsuite.engine.schedule import Outcome, Slots
-from benchsuite.engine.schedule import run as run_jobs
+from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.report.results import Results, load, save
 from benchsuite.verbs.collect import collect

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.grids import meaning, provenance
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 # Okabe and Ito's colours for colour-blind readers (jfly.uni-koeln.de/color), dark enough on white first.
 OURS, PAPER, ACCENT = "#0072B2", "#9A9A9A", "#D55E00"
@@ -127,6 +127,6 @@ def row_names(axes: Axes, names: Sequence[str]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
-def missing(rows: Sequence[Row]) -> str:
+def missing(rows: Sequence[RowRecord]) -> str:
     """What the legend says about rows without a number of ours."""
     return "not run or failed" if any(row.status == "failed" for row in rows) else "not run"

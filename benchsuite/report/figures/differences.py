@@ -7,7 +7,7 @@ from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Cell, Section, compare
 from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing
 from benchsuite.report.grids import label
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 
 def draw(results: Results) -> Figure:
@@ -16,12 +16,12 @@ def draw(results: Results) -> Figure:
     return by_column(results, lambda axes, column: panel(axes, section, column, rows), [row.name for row in rows])
 
 
-def with_baseline(results: Results) -> tuple[Row, ...]:
+def with_baseline(results: Results) -> tuple[RowRecord, ...]:
     """The rows whose difference to a baseline the table is about."""
     return tuple(row for row in results.rows if row.baseline is not None)
 
 
-def panel(axes: Axes, section: Section, column: Column, rows: tuple[Row, ...]) -> None:
+def panel(axes: Axes, section: Section, column: Column, rows: tuple[RowRecord, ...]) -> None:
     """One column of the table: for each row our difference with its interval, and the paper's."""
     cells = {x: section.cells[row.id, column.id] for x, row in enumerate(rows)}
     ours = [(x, cell.difference) for x, cell in cells.items() if cell.difference is not None]

@@ -10,7 +10,7 @@ from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.figures._style import HATCHED, OURS, PAPER, legend, missing, new_figure, style
 from benchsuite.report.grids import label
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 ACROSS = 6
 """Ladders beside each other."""
@@ -35,21 +35,21 @@ def draw(results: Results) -> Figure:
     return figure
 
 
-def ladders(results: Results) -> list[list[Row]]:
+def ladders(results: Results) -> list[list[RowRecord]]:
     """Each baseline with the rows that name it; quoted rows are none, and without baselines all rows are one ladder."""
     rows = [row for row in results.rows if row.role == "run"]
     found = [[row, *(other for other in rows if other.baseline == row.id)] for row in rows if row.baseline is None]
     return [group for group in found if len(group) > 1] or [rows]
 
 
-def _panel(axes: Axes, section: Section, column: Column, rows: list[Row]) -> None:
+def _panel(axes: Axes, section: Section, column: Column, rows: list[RowRecord]) -> None:
     cells = [section.cells[row.id, column.id] for row in rows]
     printed = [(x, cell.published) for x, cell in enumerate(cells) if cell.published is not None]
     axes.plot([x for x, _ in printed], [value for _, value in printed], "D-", color=PAPER, markersize=4, label="paper")
     ours = [cell.measured for cell in cells]
     if any(ours):
-        means = [nan if sample is None else sample.mean for sample in ours]  # a gap where a step was not run
-        spread = [0.0 if sample is None else sample.deviation or 0.0 for sample in ours]
+        means = [nan if one is None else one.mean for one in ours]  # a gap where a step was not run
+        spread = [0.0 if one is None else one.deviation or 0.0 for one in ours]
         axes.errorbar(range(len(rows)), means, spread, fmt="o-", color=OURS, markersize=4, label="ours")
     for x, row in enumerate(rows):
         if cells[x].measured is None:

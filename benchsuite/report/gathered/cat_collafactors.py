@@ -16,7 +16,7 @@ from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
 from benchsuite.report.grids import meaning
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 # The paper's own runs first (sec. 4.5: ResNet-50), then smaller ones of the same task.
 SOURCES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -32,7 +32,7 @@ SMALLEST = {"detection": 2, "segmentation": 0, "classification": 2}
 
 
 @dataclass(frozen=True)
-class Factors:
+class LayerFactors:
     """What the end of one training's log says: seed, iterations, and (C_w, S_w) of each layer from the input on."""
 
     seed: int
@@ -41,12 +41,12 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRow:
     """The trainings of a row, one a seed, that one results file lists."""
 
     results: Results
-    row: Row
-    seeds: tuple[Factors, ...]
+    row: RowRecord
+    seeds: tuple[LayerFactors, ...]
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ def gather(folder: Path, store: Store, tier: str) -> Gathered:
     return Gathered(_figure(runs, missing), numbers, tuple(missing.values()))
 
 
-def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, str]]) -> Iterator[Run]:
+def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, str]]) -> Iterator[TrainedRow]:
     """Runs whose trainings are in the store, the best first."""
     for each_tier in [tier] if tier else reversed(TIERS):
         for recipe, row_id in sources:
@@ -83,10 +83,10 @@ def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, st
                 rows = [row for row in results.rows if row.id == row_id]
                 seeds = tuple(factors for row in rows for factors in _trained(results, row, store))
                 if seeds:
-                    yield Run(results, rows[0], seeds)
+                    yield TrainedRow(results, rows[0], seeds)
 
 
-def _trained(results: Results, row: Row, store: Store) -> list[Factors]:
+def _trained(results: Results, row: RowRecord, store: Store) -> list[LayerFactors]:
     """What the log of each of the row's trainings ends with, by seed."""
     found = []
     for key in dict.fromkeys(key for last in row.keys for key in trainings(last, store)):
@@ -97,7 +97,7 @@ def _trained(results: Results, row: Row, store: Store) -> list[Factors]:
                 f"{results.recipe}/{row.id}, {results.tier} tier on {results.data.name}: its log has no colla-factors; "
                 "it was trained without CAT's exterior ones, run the row as its recipe has it"
             )
-        found.append(Factors(seed_of(key, store), line["iteration"], tuple(layers)))
+        found.append(LayerFactors(seed_of(key, store), line["iteration"], tuple(layers)))
     return sorted(found, key=lambda each: each.seed)
 
 
@@ -109,7 +109,7 @@ def _missing(folder: Path, tier: str, task: str) -> str:
     return f"{task}: {why}; first: {command(recipe, tier, row)}"
 
 
-def _figure(runs: Mapping[str, Run | None], missing: Mapping[str, str]) -> Figure:
+def _figure(runs: Mapping[str, TrainedRow | None], missing: Mapping[str, str]) -> Figure:
     found = [run for run in runs.values() if run]
     smoke = any(run.results.tier == "smoke" for run in found)
     with style():
@@ -135,7 +135,7 @@ def _figure(runs: Mapping[str, Run | None], missing: Mapping[str, str]) -> Figur
     return figure
 
 
-def _plot(axes: Axes, run: Run) -> None:
+def _plot(axes: Axes, run: TrainedRow) -> None:
     for place, each in enumerate(run.seeds):
         index = range(1, len(each.layers) + 1)
         for values, color, name in zip(zip(*each.layers, strict=True), (OURS, ACCENT), ("$C_w$", "$S_w$"), strict=True):

@@ -13,7 +13,7 @@ from benchsuite.recipe.recipe import Spread
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 RECIPE = "pod-table3"
 DETECTORS = {"c4": "Faster R-CNN, C4", "fpn": "Faster R-CNN, FPN", "retina": "RetinaNet"}
@@ -59,7 +59,7 @@ def _lines(results: Results, store: Store) -> dict[str, list[Line]]:
     return {row.id: [line for key in row.keys if (line := _line(row, key, store))] for row in rows}
 
 
-def _line(row: Row, key: str, store: Store) -> Line | None:
+def _line(row: RowRecord, key: str, store: Store) -> Line | None:
     """From the job of Table 3's row, which picks one direction out, to the scales and the training before it."""
     measured = inputs(key, store).get("scales", "") if key and store.artifact(key) else ""
     trained = inputs(measured, store).get("train", "") if measured and store.artifact(measured) else ""

@@ -12,7 +12,7 @@ from benchsuite.errors import InputError
 from benchsuite.report.figures._style import ACCENT, OURS, PAPER
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import by_detector, command, inputs, log, not_run, results_of, seed_of, trainings
-from benchsuite.report.results import Results, Row
+from benchsuite.report.results import Results, RowRecord
 
 RECIPE = "pod-table5"
 DETECTORS = {"c4-50": "Faster R-CNN, C4", "fpn-50": "Faster R-CNN, FPN", "retina-50": "RetinaNet"}
@@ -66,7 +66,7 @@ def _losses(results: Results, detector: str, store: Store) -> list[Losses]:
     ]
 
 
-def _trained(row: Row, store: Store) -> dict[int, str]:
+def _trained(row: RowRecord, store: Store) -> dict[int, str]:
     """The row's own training of each seed: the last one made, which those before it went into."""
     keys = [next(trainings(key, store), "") for key in row.keys]
     return {seed_of(key, store): key for key in keys if key}
