@@ -100,6 +100,16 @@ class Counter(Fake):
         fresh.replace(checkpoint)
 
 
+class Halting(Counter):
+    """A counter whose process stops itself (SIGSTOP) at iteration 11."""
+
+    def mark(self, line: str) -> None:
+        """Stop, as somebody else would stop it."""
+        super().mark(line)
+        if line == "11":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
 class Failing(Fake):
     """Raises."""
 

@@ -1,16 +1,20 @@
 import io
 import json
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_jobs import Crasher, Echo, Failing, Full, Loader, NaN, Nothing, Random, Sleeper, Timing
+from engine_jobs import Crasher, Echo, Failing, Full, Halting, Loader, NaN, Nothing, Random, Sleeper, Timing
 
+from benchsuite.engine import schedule
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, Interrupted
 
 
 @pytest.fixture
@@ -89,7 +93,7 @@ def test_an_edited_input_is_an_error_of_the_user(store: Store) -> None:
     b = Echo(name="b", after=a)
     outcome = go([a, b], store)
     assert outcome.exit_code == 2
-    assert f"{store.folder(a.key) / 'out.txt'}: was changed" in outcome.results[b.key].message
+    assert f"{store.folder(a.key) / 'out.txt'}: was changed" in outcome.results[a.key].message
 
 
 def test_a_full_disk_loses_nothing(store: Store) -> None:
@@ -175,3 +179,39 @@ def test_wrong_devices_are_named(monkeypatch: pytest.MonkeyPatch, device: str, s
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         Slots.on(device, slots)
+
+
+def test_a_finished_job_whose_files_were_changed_is_told(store: Store) -> None:
+    """Also when nothing is left to do that would read them."""
+    a = Echo(name="a")
+    b = Echo(name="b", after=a)
+    go([a, b], store)
+    (store.folder(a.key) / "out.txt").unlink()
+    outcome = go([a, b], store)
+    assert statuses(outcome) == ["failed", "cached"] and outcome.exit_code == 2
+    assert outcome.results[a.key].message == (
+        f"echo a: {store.folder(a.key) / 'out.txt'}: is gone; delete the folder {store.folder(a.key)} and run again"
+    )
+
+
+def test_a_stopped_worker_is_told_of_and_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "SILENT_SECONDS", 0.4)
+    monkeypatch.setattr(schedule, "STOPPED_SECONDS", 0.4)
+    job, notes = Crasher(name="s", signal=int(signal.SIGSTOP)), io.StringIO()
+    assert statuses(go([job], store, progress=Lines(notes))) == ["done"]
+    assert "crasher s: no report for 0 s (its process is stopped; `kill -CONT` wakes it)" in notes.getvalue()
+    assert "its worker died (SIGSTOP); going on from its last checkpoint" in notes.getvalue()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_signals_leave_a_checkpoint_also_of_a_stopped_worker(
+    store: Store, tmp_path: Path, number: signal.Signals
+) -> None:
+    job = Halting(name="h", trace=str(tmp_path), iterations=10_000)
+    asking = threading.Timer(4.0, lambda: os.kill(os.getpid(), number))
+    asking.start()
+    with pytest.raises(Interrupted):
+        go([job], store)
+    asking.join()
+    state = json.loads((store.partial(job.key) / "state.json").read_text())
+    assert state["iteration"] >= 10 and state["iteration"] % 5, "written when it was asked to stop"

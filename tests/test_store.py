@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,9 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     with os.fdopen(reader) as pipe:
         message = pipe.read()
     tmp_path.chmod(0o755)
-    assert "cannot be written (Permission denied); change its permissions, or use another store" in message
+    assert re.search(
+        r"cannot be written \(Permission denied(: it belongs to \w+)?\); change its permissions, or", message
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOLCK])
@@ -183,3 +186,77 @@ def test_jobs_have_the_key_of_their_settings_and_inputs(tmp_path: Path) -> None:
     assert first.key == Echo(name="a").key != Echo(name="b").key
     assert Echo(name="b", after=first).form["inputs"] == {"after": first.key}
     assert json.loads(json.dumps(first.form)) == first.form
+
+
+def test_what_a_run_reports_on_is_looked_at_cheaply(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store)
+    monkeypatch.setattr("benchsuite.engine.store._digest", lambda path: pytest.fail(f"{path} was hashed"))
+    assert store.verified("k1", quickly=True)
+    monkeypatch.undo()
+    file = store.folder("k1") / "out.txt"
+    file.write_text("RESULT")  # as long, later
+    with pytest.raises(InputError, match="its hash differs"):
+        store.verified("k1", quickly=True)
+    file.write_text("result")  # as it was, later
+    assert store.verified("k1", quickly=True)
+
+
+def test_records_without_times_are_still_read(store: Store) -> None:
+    publish(store)
+    record = json.loads((store.folder("k1") / RECORD).read_text())
+    record["files"] = {name: entry[:2] for name, entry in record["files"].items()}
+    (store.folder("k1") / RECORD).write_text(json.dumps(record))
+    assert store.verified("k1", quickly=True)
+
+
+def test_files_have_the_rights_of_the_umask(store: Store) -> None:
+    before = os.umask(0o027)
+    try:
+        with store.lock("k1"), store.scratch("k1") as folder:
+            (folder / "weights").write_text("w")
+            (folder / "weights").chmod(0o600)  # as safetensors leaves it
+            store.publish("k1", folder, {})
+    finally:
+        os.umask(before)
+    assert (store.folder("k1") / "weights").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_umask_that_shuts_its_owner_out(store: Store) -> None:
+    before = os.umask(0o777)
+    try:
+        with pytest.raises(InputError, match=r"umask 777: takes your own rights away .*; set it to 022"):
+            store.prepare()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("place", ["artifacts", "partial", "scratch"])
+@pytest.mark.parametrize("thing", ["file", "link", "linked folder", "folder"])
+def test_what_lies_in_the_way_of_an_artifact(store: Store, place: str, thing: str, tmp_path: Path) -> None:
+    where, kept = store.root / place / "k1", tmp_path / "kept"
+    kept.mkdir()
+    (kept / "precious").touch()
+    match thing:
+        case "file":
+            where.touch()
+        case "link":
+            where.symlink_to(tmp_path / "nowhere")
+        case "linked folder":
+            where.symlink_to(kept)
+        case _:
+            where.mkdir()
+            (where / "deep").mkdir()
+    publish(store)
+    assert store.verified("k1")
+    assert (kept / "precious").exists(), "what a link leads to is not deleted"
+
+
+def test_a_lock_that_is_no_file(store: Store, tmp_path: Path) -> None:
+    (store.root / "locks" / "k1").mkdir()
+    (store.root / "locks" / "k2").symlink_to(tmp_path / "none" / "nowhere")
+    for key, told in (("k1", "a folder is where"), ("k2", "a link that leads nowhere is where")):
+        with (
+            pytest.raises(InputError, match=rf"locks/{key}: {told} the store needs a file; delete it"),
+            store.lock(key),
+        ):
+            pass

@@ -22,6 +22,8 @@ Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"
 ATTEMPTS = 2  # of a job whose worker died
 BUSY_SECONDS = 0.2  # until a job that another run works on is tried again
 TICK_SECONDS = 0.2  # between looks at signals and the clock
+SILENT_SECONDS = 60.0  # without a report, after which the user is told
+STOPPED_SECONDS = 60.0  # for which a worker may lie stopped (SIGSTOP) before it is replaced
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,9 @@ def run_jobs(
 
     `names` says by key how a job is called in progress and messages; its label otherwise.
 
-    A failed job stops only those that need it. SIGINT and SIGTERM make running jobs leave a checkpoint, a second one
-    kills them; then `Interrupted` is raised. InputError if the store cannot be written.
+    A failed job stops only those that need it; a finished one whose files were changed counts as failed. SIGINT,
+    SIGTERM and SIGHUP make running jobs leave a checkpoint, a second one kills them; then `Interrupted` is raised.
+    InputError if the store cannot be written.
     """
     known = {job.key: job.label for job in jobs} | dict(names or {})
     scheduler = _Scheduler(jobs, store, slots, progress, checkpoint_every, known)
@@ -128,13 +131,20 @@ class _Scheduler:
     ) -> None:
         self.store, self.slots, self.progress, self.checkpoint_every = store, slots, progress, checkpoint_every
         self.names = names
-        self.results = {job.key: Result(job, "cached") for job in jobs if store.artifact(job.key)}
+        self.results = {job.key: self._kept(job) for job in jobs if store.artifact(job.key)}
         self.pending = {job.key: job for job in jobs if job.key not in self.results}
         self.total = len(jobs)
         self.attempts: dict[str, int] = {}
         self.not_before: dict[str, float] = {}
         self.signals = 0
         self.workers: list[Worker] = []
+
+    def _kept(self, job: Job) -> Result:
+        try:
+            self.store.verified(job.key, quickly=True)
+        except InputError as error:
+            return Result(job, "failed", message=f"{self.names[job.key]}: {error}", exit_code=error.exit_code)
+        return Result(job, "cached")
 
     def run(self) -> Outcome:
         self.progress.begin(
@@ -171,7 +181,7 @@ class _Scheduler:
         if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
             yield
             return
-        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
@@ -238,11 +248,27 @@ class _Scheduler:
         elif self.pending:  # all of them are worked on by another run
             time.sleep(TICK_SECONDS)
         for worker in self._running():
+            self._watch(worker)
             for answer in worker.answers():
                 self._hear(worker, answer)
                 if worker.task is None:
                     break
         self.progress.tick()
+
+    def _watch(self, worker: Worker) -> None:
+        """Tell once of a job that is silent for long; replace a worker that somebody stopped (SIGSTOP)."""
+        assert worker.task is not None
+        silent = time.monotonic() - worker.heard
+        if silent < SILENT_SECONDS:
+            return
+        name = self.names[worker.task.job.key]
+        if not worker.told:
+            worker.told = True
+            state = "its process is stopped; `kill -CONT` wakes it" if worker.stopped() else "it may be a long step"
+            self.progress.note(f"{name}: no report for {silent:.0f} s ({state})")
+        elif worker.stopped() and silent >= SILENT_SECONDS + STOPPED_SECONDS:
+            worker.end()
+            self._died(worker, "SIGSTOP")
 
     def _hear(self, worker: Worker, answer: Answer | None) -> None:
         assert worker.task is not None

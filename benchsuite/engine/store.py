@@ -12,9 +12,10 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +26,7 @@ from benchsuite.settings import Json
 
 RECORD = "artifact.json"
 LOG = "job.log"
-_FILES = TypeAdapter(dict[str, tuple[int, str]])
+_FILES = TypeAdapter(dict[str, tuple[int, str] | tuple[int, str, int]])  # size, SHA-256, time of change in ns
 _digests: dict[tuple[str, int, int], str] = {}
 
 
@@ -49,23 +50,25 @@ class Store:
         folder = self.folder(key)
         return Artifact(key, folder) if (folder / RECORD).is_file() else None
 
-    def verified(self, key: str) -> Artifact:
+    def verified(self, key: str, *, quickly: bool = False) -> Artifact:
         """The finished artifact of `key`, its files compared with what was recorded when they were written.
 
-        A file is hashed once per process for each (path, modification time, size). InputError if a file was
-        changed or is gone, or if there is no such artifact.
+        A file is hashed once per process for each (path, modification time, size); `quickly` hashes none whose size
+        and time are the recorded ones. InputError if a file was changed or is gone, or if there is no such artifact.
         """
         artifact = self.artifact(key)
         if artifact is None:
             raise InputError(f"{self.folder(key)}: no such artifact in the store; run the job that makes it")
-        for name, (size, sha256) in _recorded_files(artifact).items():
+        for name, (size, sha256, changed) in _recorded_files(artifact).items():
             path = artifact.path(name)
             if not path.is_file():
                 raise _changed(artifact, f"{path}: is gone")
-            found = path.stat().st_size
-            if found != size:
-                raise _changed(artifact, f"{path}: was changed after it was written ({found} bytes instead of {size})")
-            if _digest(path) != sha256:
+            found = path.stat()
+            if found.st_size != size:
+                raise _changed(
+                    artifact, f"{path}: was changed after it was written ({found.st_size} bytes instead of {size})"
+                )
+            if not (quickly and changed == found.st_mtime_ns) and _digest(path) != sha256:
                 raise _changed(artifact, f"{path}: was changed after it was written (its hash differs)")
         return artifact
 
@@ -75,6 +78,8 @@ class Store:
 
     def prepare(self) -> None:
         """Make the folders and sweep what killed processes left; InputError if the store cannot be written."""
+        if umask() & 0o700:
+            raise InputError(f"umask {umask():03o}: takes your own rights away from every new file; set it to 022")
         with self.explained():
             for name in ("artifacts", "partial", "scratch", "locks", "cache"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -112,9 +117,11 @@ class Store:
     def scratch(self, key: str) -> Iterator[Path]:
         """A new empty folder to write the artifact of `key` into, gone afterwards; the caller holds the lock."""
         folder = self.root / "scratch" / key
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir()
-        self.partial(key).mkdir(exist_ok=True)
+        if not self.partial(key).is_dir():
+            remove(self.partial(key))
+            self.partial(key).mkdir()
         try:
             yield folder
         finally:
@@ -126,14 +133,15 @@ class Store:
         if log.is_file() and log.stat().st_size:
             log.replace(scratch / LOG)
         paths = sorted(path for path in scratch.rglob("*") if path.is_file())
-        files = {path.relative_to(scratch).as_posix(): [path.stat().st_size, _digest(path)] for path in paths}
+        for path in paths:  # some libraries write files that only their owner may read, and stores are shared
+            path.chmod(0o666 & ~umask())
+        files = {path.relative_to(scratch).as_posix(): _described(path) for path in paths}
         text = json.dumps({"key": key, **record, "files": files}, indent=1, ensure_ascii=False)
         (scratch / RECORD).write_text(text + "\n", encoding="utf-8")
         for path in (*paths, scratch / RECORD, *(p for p in scratch.rglob("*") if p.is_dir()), scratch):
             _sync(path)
         target = self.folder(key)
-        if target.exists():  # no record, or the job would not have run: a folder somebody emptied
-            shutil.rmtree(target)
+        remove(target)  # it has no record, or the job would not have run: a folder somebody emptied, a link to nowhere
         for name, path in zip(files, paths, strict=True):  # the rename moves files, it does not change them
             _digests[_identity(target / name, path)] = str(files[name][1])
         scratch.rename(target)
@@ -162,14 +170,54 @@ class Store:
         if not isinstance(error, OSError) or not named.absolute().is_relative_to(self.root.absolute()):
             return None
         if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return InputError(f"{named}: cannot be written ({error.strerror}); change its permissions, "
+            return InputError(f"{named}: cannot be written ({error.strerror}{_owner(named)}); change its permissions, "
                               "or use another store with --store")  # fmt: skip
+        if number == errno.EISDIR:
+            return InputError(f"{named}: a folder is where the store needs a file; delete it")
+        if number in (errno.ELOOP, errno.ENOENT) and named.is_symlink():
+            return InputError(f"{named}: a link that leads nowhere is where the store needs a file; delete it")
         if number in (errno.ENOTDIR, errno.EEXIST):
             return InputError(f"{named}: a file is where the store needs a folder; move it, "
                               "or use another store with --store")  # fmt: skip
         if number in (errno.ENOLCK, errno.EOPNOTSUPP):
             return InputError(f"{named}: this file system has no locks; use a store on a local disk with --store")
         return None
+
+
+def umask() -> int:
+    """The rights that new files of this process are denied."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def remove(path: Path) -> None:
+    """Delete what is at `path`, be it a folder with all it holds, a file, a link (not what it leads to) or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> str:
+    """Whose the nearest thing on the way to `path` is, where it is somebody else's."""
+    for each in (path, *path.absolute().parents):
+        with suppress(OSError):
+            owner = each.stat().st_uid
+            return "" if owner == os.getuid() else f": it belongs to {_user(owner)}"
+    return ""
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _described(path: Path) -> list[Json]:
+    found = path.stat()
+    return [found.st_size, _digest(path), found.st_mtime_ns]
 
 
 def _read_record(artifact: Artifact) -> Mapping[str, Json]:
@@ -182,12 +230,13 @@ def _read_record(artifact: Artifact) -> Mapping[str, Json]:
     return dict(record)
 
 
-def _recorded_files(artifact: Artifact) -> dict[str, tuple[int, str]]:
-    files = _read_record(artifact).get("files")
+def _recorded_files(artifact: Artifact) -> dict[str, tuple[int, str, int | None]]:
+    """Size, SHA-256 and time of change of each file; older records have no time."""
     try:
-        return _FILES.validate_python(files)
+        files = _FILES.validate_python(_read_record(artifact).get("files"))
     except ValidationError as error:
         raise _changed(artifact, f"{artifact.path(RECORD)}: has no readable list of files") from error
+    return {name: (entry[0], entry[1], entry[2] if len(entry) == 3 else None) for name, entry in files.items()}
 
 
 def _changed(artifact: Artifact, what: str) -> InputError:

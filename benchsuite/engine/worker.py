@@ -99,6 +99,8 @@ class Worker:
     def __init__(self, place: Place, store: Store, environment: Mapping[str, Json]) -> None:
         self.place = place
         self.task: Task | None = None
+        self.heard = time.monotonic()  # when it last reported
+        self.told = False  # whether the user knows of its silence
         self._arguments = (place, store.root, dict(environment))
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -106,6 +108,7 @@ class Worker:
     def send(self, task: Task) -> None:
         """Give the worker a task; starts the process if there is none."""
         self.task = task
+        self._heard()
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._pipe is not None
@@ -125,6 +128,7 @@ class Worker:
         alive = self._process.is_alive()  # asked before reading, so that last words are not lost
         try:
             while self._pipe.poll():
+                self._heard()
                 yield self._pipe.recv()
         except (EOFError, OSError):
             alive = False
@@ -132,10 +136,23 @@ class Worker:
             yield None
 
     def stop(self) -> None:
-        """Ask the running job to leave a checkpoint and stop."""
+        """Ask the running job to leave a checkpoint and stop; a process that lies stopped is woken for it."""
         if self._process is not None and self._process.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
+                os.kill(self._process.pid, signal.SIGCONT)
+
+    def stopped(self) -> bool:
+        """Whether somebody stopped the process (SIGSTOP); False where the system does not tell."""
+        pid = None if self._process is None else self._process.pid
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        except OSError:
+            return False
+        return state.split()[:1] == ["T"]
+
+    def _heard(self) -> None:
+        self.heard, self.told = time.monotonic(), False
 
     def end(self) -> str:
         """Kill the process and everything it started, if it still runs; how it ended. An idle worker loses nothing."""
