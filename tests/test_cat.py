@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from benchsuite.loops.train import factors as factors_of
-from benchsuite.loops.train import observe
+from benchsuite.loops.train import observe, watched
 from benchsuite.models.resnet import ResNet
 from benchsuite.papers.cat import Cat, CatUnit, ChannelMap, Factors, SpatialMap
 from benchsuite.papers.cat_pooling import blurred_maxima, entropy, gaussian
@@ -262,16 +262,17 @@ def test_factors_know_no_weight_decay() -> None:
 
 def test_the_log_gets_every_factor() -> None:
     built = unit(stirred=True)
-    found = observe(built)
+    found = observe(watched(built))
     assert list(found) == [
         "channel.factors.C_alpha", "channel.factors.C_beta", "channel.factors.C_gamma",
         "spatial.factors.S_alpha", "spatial.factors.S_beta", "spatial.factors.S_gamma",
         "exterior.C_w", "exterior.S_w",
     ]  # fmt: skip
+    assert all(isinstance(value, torch.Tensor) for value in found.values())  # nobody waits
     assert found["exterior.C_w"] + found["exterior.S_w"] == pytest.approx(1)
     assert found["spatial.factors.S_gamma"] == built.get_parameter("spatial.factors.raw")[2].item()
-    assert list(observe(unit(interior="one", ops=("avg", "max")))) == ["exterior.C_w", "exterior.S_w"]
-    assert not observe(unit(branch="cs", interior="one"))
+    assert list(observe(watched(unit(interior="one", ops=("avg", "max"))))) == ["exterior.C_w", "exterior.S_w"]
+    assert not observe(watched(unit(branch="cs", interior="one")))
 
 
 # --- all inputs

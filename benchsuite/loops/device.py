@@ -1,12 +1,14 @@
-"""What training and prediction share: placing model and batches, precision, and running out of memory."""
+"""What training and prediction share: placing model and batches, precision, reading numbers, and memory."""
 
-from collections.abc import Iterator
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchsuite.data.batch import ImageBatch
 from benchsuite.errors import BenchError
@@ -32,6 +34,38 @@ def place(batch: B, device: str, channels_last: bool) -> B:
 def autocast(device: str, precision: Precision) -> torch.autocast:
     """Mixed precision where asked for; bf16 needs no loss scaling."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def fetch(values: Sequence[Tensor | float]) -> Callable[[], list[float]]:
+    """Start bringing scalars to the host, those on the device in one transfer; what is returned waits for them."""
+    held = [value.detach().float() for value in values if isinstance(value, Tensor)]
+    there = torch.stack(held) if held else torch.empty(0)
+    ready = None
+    if there.is_cuda:
+        there = torch.empty(there.shape, pin_memory=True).copy_(there, non_blocking=True)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+
+    def read() -> list[float]:
+        if ready is not None:
+            ready.synchronize()
+        numbers = iter(there.tolist())
+        return [next(numbers) if isinstance(value, Tensor) else float(value) for value in values]
+
+    return read
+
+
+def lag(device: str) -> int:
+    """After how many more steps a step's numbers are read: one on a GPU, which has something to do meanwhile."""
+    return 0 if torch.device(device).type == "cpu" else 1
+
+
+def peak_memory(device: str) -> int:
+    """Bytes held at most so far: of the GPU by tensors, else of the computer by this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 @contextmanager

@@ -6,14 +6,13 @@ restored, a killed training therefore goes on to the same bits (same machine, sa
 
 import json
 import math
-import os
 import random
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,12 +26,12 @@ from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, autocast, fetch, lag, memory, place, place_model
+from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.models.detector import Trainable
-from benchsuite.settings import Settings
+from benchsuite.settings import Json, Settings
 
-LOG_LINES = 1000  # a log of about this length draws a smooth curve and stays small
-
+Values: TypeAlias = Mapping[str, "Tensor | float"]
 B = TypeVar("B", bound=ImageBatch)
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -87,24 +86,32 @@ def train(
     because it never repeats, `timing.json`. Checkpoints every `context.checkpoint_every` iterations into
     `context.partial` and goes on from there when called again.
 
+    A line of the log has the means since the line before of what every step measured: losses, the gradient's norm and
+    what modules observe; `lr` is the last step's. `log.MACHINE` says how fast it was: data and step time, images a
+    second, peak memory.
+
     Raises BenchError when a loss or the gradient is not finite or memory runs out, InputError for a checkpoint that
     cannot be read, Interrupted (after a checkpoint) when `context.stop()`.
     """
     run = Run(network, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure):
-        for batch in loader(batches, run.done, solver.iterations, workers):
+        for batch in run.pace.waiting(loader(batches, run.done, solver.iterations, workers)):
             if context.stop():
                 run.save()
                 raise Interrupted(f"training stopped after iteration {run.done} of {solver.iterations}; it is kept")
             run.step(batch, seed)
             if run.done % context.checkpoint_every == 0 and run.done < solver.iterations:
                 run.save()
-    run.finish()
+        run.finish()
 
 
 class Run(Generic[B]):
-    """A training under way: `done` iterations, `seconds` spent, restored from a checkpoint where there is one."""
+    """A training under way: `done` iterations, `seconds` spent, restored from a checkpoint where there is one.
+
+    What a step measured is read at once on a CPU and one step later on a GPU, which so never waits for the host: there
+    what is not finite stops the training one step late, and still comes into no checkpoint.
+    """
 
     def __init__(self, network: Trainable[B], solver: Solver, context: Context, start: int = 0) -> None:
         place_model(network, context.device, solver.channels_last)
@@ -122,65 +129,81 @@ class Run(Generic[B]):
             solver.lr, solver.momentum, fused=True,
         )  # fmt: skip
         self.done, self.seconds = start, 0.0
+        self.watched, self.means = watched(network), Means()
+        self.lag, self.unread = lag(context.device), deque[Reading]()
         self.checkpoint = context.partial / "checkpoint.safetensors"
         context.partial.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self.restore()
-        self.log = Log(context.partial / "log.jsonl", self.done)
-        self.every = max(1, solver.iterations // LOG_LINES)
-        self.started = time.perf_counter()
-        self.marked = self.done, self.started  # where the last line of the log was written
+        self.log = Log(context.partial / "log.jsonl", self.done, solver.iterations)
+        self.pace, self.started = Pace(context.device), time.perf_counter()
 
     def step(self, batch: B, seed: int) -> None:
-        """One iteration: gradients of the whole batch, checked, clipped, applied, reported."""
+        """One iteration: gradients of the whole batch, clipped and applied; then what an earlier step measured."""
         reseed(seed, self.done)
         lr = self.solver.lr_at(self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        losses = self.backward(place(batch, self.context.device, self.solver.channels_last))
+        try:
+            losses, observed = self.backward(place(batch, self.context.device, self.solver.channels_last))
+        except Exception:
+            self.read()  # what is not finite, and not yet read, may be why
+            raise
         gradients = [value.grad for value in self.named.values() if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        measured = {**losses, "grad_norm": norm, **observed}
+        values = fetch([*measured.values()])  # before the parameters move: modules may show their own
         if self.solver.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.named.values(), self.solver.clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        # One transfer for all of them: each waits for the device.
-        *values, gradient = torch.stack([*losses.values(), norm]).tolist()
-        named = dict(zip(losses, values, strict=True))
-        check(self.done, named, gradient, lr)
         self.done += 1
-        if self.done % self.every == 0 or self.done in (1, self.solver.iterations):
-            images = (self.done - self.marked[0]) * len(batch.images)
-            rate = images / (time.perf_counter() - self.marked[1])
-            self.marked = self.done, time.perf_counter()
-            line = {"iteration": self.done, "loss": sum(values), **named, "lr": lr, "grad_norm": gradient}
-            self.log.write(line | observe(self.network) | {"images_per_second": round(rate, 3)})
-        self.context.report(Progress(self.done, self.solver.iterations, loss=sum(values)))
+        self.unread.append(Reading(self.done, lr, len(losses), tuple(measured), values))
+        self.pace.steps, self.pace.images = self.pace.steps + 1, self.pace.images + len(batch.images)
+        self.read(self.lag)
 
-    def backward(self, batch: B) -> dict[str, Tensor]:
-        """Accumulate the gradients of the batch's parts; the losses by name, averaged over images, detached."""
+    def read(self, leave: int = 0) -> None:
+        """Check, log and report what steps measured, all but the last `leave`. BenchError where it is not finite."""
+        while len(self.unread) > leave:
+            reading = self.unread.popleft()
+            values = dict(zip(reading.names, reading.values(), strict=True))
+            losses = dict(list(values.items())[: reading.losses])
+            check(reading.iteration - 1, losses, values["grad_norm"], reading.lr)
+            loss = sum(losses.values())
+            self.means.add({"loss": loss, **values})
+            if self.log.due(reading.iteration):
+                line = {"iteration": reading.iteration, **self.means.take(), "lr": reading.lr}
+                self.log.write(line | self.pace.line())
+            self.context.report(Progress(reading.iteration, self.solver.iterations, loss=loss))
+
+    def backward(self, batch: B) -> tuple[Values, Values]:
+        """Accumulate the gradients of the batch's parts; the losses by name and what modules observed, averaged over
+        images, detached."""
         images = len(batch.images)
-        size = self.solver.micro_batch or images
-        sums: dict[str, Tensor] = {}
-        for micro in batch.split(size):
+        losses, observed = list[tuple[float, Values]](), list[tuple[float, Values]]()
+        for micro in batch.split(self.solver.micro_batch or images):
             share = len(micro.images) / images
             with autocast(self.context.device, self.solver.precision):
-                losses = self.network.losses(micro)
-            (torch.stack([value.float() for value in losses.values()]).sum() * share).backward()  # type: ignore[no-untyped-call]
-            for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(value, dtype=torch.float)) + value.detach().float() * share
-        return sums
+                found = self.network.losses(micro)
+            (torch.stack([value.float() for value in found.values()]).sum() * share).backward()  # type: ignore[no-untyped-call]
+            losses.append((share, {name: value.detach().float() for name, value in found.items()}))
+            observed.append((share, observe(self.watched)))
+        return blended(losses), blended(observed)
 
     def save(self) -> None:
-        """Checkpoint: model, momentum, iteration and time spent, in one file."""
+        """Checkpoint: model, momentum, iteration, time spent and the sums of the log's next line, in one file."""
+        self.read()
+        began = time.perf_counter()
         self.log.sync()
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         for name, value in self.named.items():
             buffer = self.optimizer.state[value].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        seconds = self.seconds + time.perf_counter() - self.started
-        checkpoint.save(self.checkpoint, tensors, {"iteration": self.done, "seconds": seconds})
+        seconds = self.seconds + began - self.started
+        state: dict[str, Json] = {"iteration": self.done, "seconds": seconds, "sums": self.means.sums}
+        checkpoint.save(self.checkpoint, tensors, state)
+        self.pace.aside += time.perf_counter() - began
 
     def restore(self) -> None:
         """Go on from the checkpoint."""
@@ -192,10 +215,12 @@ class Run(Generic[B]):
             if (buffer := tensors.get(f"momentum.{name}")) is not None:
                 # In the parameter's memory format: fused SGD takes another one's momentum without a word, wrongly.
                 self.optimizer.state[value]["momentum_buffer"] = torch.empty_like(value).copy_(buffer).detach()
-        self.done, self.seconds = int(str(state["iteration"])), float(str(state["seconds"]))
+        kept = Kept.model_validate(state)
+        self.done, self.seconds, self.means = kept.iteration, kept.seconds, Means(kept.sums)
 
     def finish(self) -> None:
         """Leave the artifact."""
+        self.read()
         self.log.sync()
         folder = self.context.folder
         seconds = self.seconds + time.perf_counter() - self.started
@@ -207,35 +232,12 @@ class Run(Generic[B]):
         (folder / "timing.json").write_text(json.dumps(timing) + "\n")
 
 
-class Log:
-    """`log.jsonl`: about a thousand lines, one an iteration; on resuming, what follows the checkpoint is cut off."""
+class Kept(Settings):
+    """What a checkpoint holds beside tensors."""
 
-    def __init__(self, path: Path, done: int) -> None:
-        self.path = path
-        path.touch()
-        kept = 0
-        for text in path.read_bytes().splitlines(keepends=True):
-            # What follows the checkpoint may have been torn by a kill, so look no further.
-            if not text.endswith(b"\n") or json.loads(text)["iteration"] > done:
-                break
-            kept += len(text)
-        os.truncate(path, kept)
-
-    def write(self, line: Mapping[str, object]) -> None:
-        """Append one line, at once visible to whoever follows the file."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def sync(self) -> None:
-        """Bring the lines to disk before a checkpoint counts on them."""
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    def tail_loss(self) -> float:
-        """Mean loss over the last tenth of the lines."""
-        losses = [json.loads(line)["loss"] for line in self.path.read_text().splitlines()]
-        last = losses[-max(1, len(losses) // 10) :]
-        return float(sum(last) / len(last))
+    iteration: int
+    seconds: float
+    sums: Mapping[str, tuple[float, int]] = {}
 
 
 def factors(model: nn.Module, kind: Literal["lr_factor", "decay_factor"]) -> dict[str, float]:
@@ -267,7 +269,31 @@ def check(iteration: int, losses: Mapping[str, float], gradient: float, lr: floa
     )
 
 
-def observe(model: nn.Module) -> dict[str, float]:
-    """What the modules of `model` that have an `observe()` want in the log, by module and name."""
-    watched = [(path, module) for path, module in model.named_modules() if hasattr(module, "observe")]
-    return {f"{path}.{name}": float(value) for path, module in watched for name, value in module.observe().items()}
+@runtime_checkable
+class Watched(Protocol):
+    """A module with something to watch while it trains."""
+
+    def observe(self) -> Mapping[str, Tensor | float]:
+        """Numbers by name, as the last batch left them; a number on the device is a scalar tensor, which nobody waits
+        for."""
+
+
+def watched(model: nn.Module) -> list[tuple[str, Watched]]:
+    """The modules of `model` that have an `observe()`, by their paths."""
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, Watched)]
+
+
+def observe(modules: Sequence[tuple[str, Watched]]) -> dict[str, Tensor | float]:
+    """What the modules want in the log, by path and name."""
+    return {f"{path}.{name}": value for path, module in modules for name, value in module.observe().items()}
+
+
+def blended(parts: Sequence[tuple[float, Values]]) -> Values:
+    """Means by name over the parts that have it, each with its weight."""
+    if len(parts) == 1:
+        return parts[0][1]
+    found = dict[str, Tensor | float]()
+    for name in dict.fromkeys(name for _, values in parts for name in values):
+        having = [(weight, values[name]) for weight, values in parts if name in values]
+        found[name] = sum(weight * value for weight, value in having) / sum(weight for weight, _ in having)
+    return found

@@ -137,10 +137,10 @@ class Factors(nn.Module):
         """[n]."""
         return self.raw.softmax(0) if self.normalised else self.raw
 
-    def observe(self) -> dict[str, float]:
+    def observe(self) -> dict[str, Tensor]:
         """Each factor as it is used."""
         with torch.no_grad():
-            return dict(zip(self.names, self().tolist(), strict=True))
+            return dict(zip(self.names, self().unbind(), strict=True))
 
 
 class RawMap(nn.Module):

@@ -76,9 +76,9 @@ class SpatialGates(nn.Module):
         self.means = [mask.detach().mean() for mask in masks]
         return masks
 
-    def observe(self) -> dict[str, float]:
+    def observe(self) -> dict[str, Tensor]:
         """Mean of each level's mask over the last batch."""
-        return {f"mask_{name}": mean.item() for name, mean in zip(self.names, self.means, strict=False)}
+        return {f"mask_{name}": mean for name, mean in zip(self.names, self.means, strict=False)}
 
 
 def dilated_stack(settings: SpatialAttention, in_channels: int) -> nn.Sequential:
@@ -230,9 +230,9 @@ class AlignedAttention(nn.Module):
         residual: Tensor = self.expand_norm(self.expand(aligned)).relu()
         return x + residual
 
-    def observe(self) -> dict[str, float]:
+    def observe(self) -> dict[str, Tensor]:
         """Mean size of the offsets over the last batch, in cells."""
-        return {} if self.shift is None else {"offset": self.shift.item()}
+        return {} if self.shift is None else {"offset": self.shift}
 
 
 class SlowConv2d(nn.Conv2d):

@@ -105,11 +105,11 @@ class GslConv(nn.Module):
             return mix(x, self.weight, scales, self.stride, cells)
         return deform(x, self.weight, scales, self.stride)
 
-    def observe(self) -> dict[str, float]:
+    def observe(self) -> dict[str, Tensor]:
         """Mean scale of the last pass, and its deviation over the images."""
         if self.scales is None:
             return {}
-        values = torch.cat((self.scales.mean(0), self.scales.std(0, correction=0))).tolist()
+        values = torch.cat((self.scales.mean(0), self.scales.std(0, correction=0))).unbind()
         return dict(zip(("scale_h", "scale_w", "spread_h", "spread_w"), values, strict=True))
 
 

@@ -78,7 +78,7 @@ def _loss(key: str, store: Store) -> list[Point]:
 
 def _numbers(runs: Runs) -> list[dict[str, str | int | float]]:
     """What the paper's claim of a better start is about: the loss where GSL ends and each FD network begins, of one
-    step and, for batches differ, over ten."""
+    line of the log and, for batches differ, over ten."""
     return [
         {"tier": results.tier, "data": results.data.name, "set": " ".join(results.overrides),
          "detector": name, "seed": seed.seed,

@@ -1,0 +1,121 @@
+"""The training's log: a line for some steps, with the means over them of what every step measured, and how fast they
+were."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from benchsuite.loops.device import peak_memory
+
+LOG_LINES = 1000  # a log of about this length draws a smooth curve and stays small
+MACHINE = ("data_seconds", "step_seconds", "images_per_second", "peak_gib")
+"""What in a line tells of the machine: it never repeats."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What step `iteration` (1, 2, …) measured: its losses, then the gradient's norm, then what modules observe.
+
+    `values` gives the numbers of `names`, and waits for the device until they are there; the first `losses` of them are
+    the losses.
+    """
+
+    iteration: int
+    lr: float
+    losses: int
+    names: tuple[str, ...]
+    values: Callable[[], list[float]]
+
+
+class Means:
+    """Means of named numbers over the steps since the last line. What they are made of is in the checkpoint, so that a
+    training that goes on from it writes the lines it would have written."""
+
+    def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
+        self.sums = dict(sums or {})
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """One step's numbers; a name may be absent from some steps and is averaged over the others."""
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + value, count + 1
+
+    def take(self) -> dict[str, float]:
+        """The means by name; the next steps start afresh."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+class Pace:
+    """Where the time since the last line went, a step: waiting for data, or computing; writing checkpoints is neither.
+    Not in the checkpoint, as it never repeats."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """The next steps start afresh."""
+        self.began, self.data, self.aside, self.steps, self.images = time.perf_counter(), 0.0, 0.0, 0, 0
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; the time until each is there is data time."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.data += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def line(self) -> dict[str, float]:
+        """`MACHINE`: seconds a step and images a second since the last line, and the most memory held so far."""
+        elapsed, steps = time.perf_counter() - self.began - self.aside, max(1, self.steps)
+        seconds = self.data / steps, (elapsed - self.data) / steps, self.images / elapsed
+        numbers = (*(round(value, 6) for value in seconds), round(peak_memory(self.device) / 2**30, 3))
+        self.restart()
+        return dict(zip(MACHINE, numbers, strict=True))
+
+
+class Log:
+    """`log.jsonl`: about a thousand lines, one an iteration; on resuming, what follows the checkpoint is cut off."""
+
+    def __init__(self, path: Path, done: int, iterations: int) -> None:
+        self.path, self.iterations = path, iterations
+        self.every = max(1, iterations // LOG_LINES)
+        path.touch()
+        kept = 0
+        for text in path.read_bytes().splitlines(keepends=True):
+            # What follows the checkpoint may have been torn by a kill, so look no further.
+            if not text.endswith(b"\n") or json.loads(text)["iteration"] > done:
+                break
+            kept += len(text)
+        os.truncate(path, kept)
+
+    def due(self, iteration: int) -> bool:
+        """Whether a line is written after this step: after the first, the last, and every so many."""
+        return iteration % self.every == 0 or iteration in (1, self.iterations)
+
+    def write(self, line: Mapping[str, object]) -> None:
+        """Append one line, at once visible to whoever follows the file."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Bring the lines to disk before a checkpoint counts on them."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def tail_loss(self) -> float:
+        """Mean loss over the last tenth of the lines."""
+        losses = [json.loads(line)["loss"] for line in self.path.read_text().splitlines()]
+        last = losses[-max(1, len(losses) // 10) :]
+        return float(sum(last) / len(last))
