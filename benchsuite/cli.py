@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look after datasets.\n\nbench data verify --data ~/coco")
 app.add_typer(data_app, name="data")
+store_app = typer.Typer(no_args_is_help=True, help="Look after finished work.\n\nbench store list")
+app.add_typer(store_app, name="store")
 
 
 def complete(incomplete: str) -> list[str]:
@@ -342,6 +344,127 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
     checks = examine(store)
     _print_json([check.form() for check in checks]) if as_json else print_checks(checks)
     raise typer.Exit(0 if all(check.ok for check in checks if check.needed) else 1)
+
+
+@app.command()
+def status(store: StoreDir = None, as_json: Json = False) -> None:
+    """Show the jobs of a store that are not finished, and which of them some run works on now.
+
+    bench status
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_status
+    from benchsuite.verbs.status import unfinished
+
+    found = unfinished(Store(store))
+    _print_json([each.form() for each in found]) if as_json else print_status(found)
+
+
+@app.command()
+def logs(
+    key: Annotated[str, typer.Argument(help="A job's key, or how it begins; see `bench status`.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
+    store: StoreDir = None,
+) -> None:  # fmt: skip
+    """Show what a job printed, and a training's log.
+
+    bench logs 3fa9 -f
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.status import find, lines
+
+    kept = Store(store)
+    for line in lines(kept, find(kept, key), follow):
+        print(line, flush=True)
+
+
+Out = Annotated[Path, typer.Option(help="Folder of the results files that say what is needed.")]
+
+
+@store_app.command("list")
+def store_list(store: StoreDir = None, out: Out = Path("results"), as_json: Json = False) -> None:
+    """List finished jobs, the largest first, and whether a results file hangs on them.
+
+    bench store list --json | jq 'map(.bytes) | add'
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_store
+    from benchsuite.verbs.store import contents
+
+    found = contents(Store(store), out)
+    _print_json([each.form() for each in found]) if as_json else print_store(found)
+
+
+@store_app.command("verify")
+def store_verify(store: StoreDir = None, as_json: Json = False) -> None:
+    """Read every file of every finished job and compare it with what was recorded when it was written.
+
+    bench store verify
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_things
+    from benchsuite.verbs.store import damaged, keys
+
+    kept = Store(store)
+    told = list(damaged(kept))
+    _print_json(told) if as_json else print_things(*told, f"{len(keys(kept))} finished jobs, {len(told)} damaged")
+    raise typer.Exit(1 if told else 0)
+
+
+@store_app.command("prune")
+def store_prune(
+    store: StoreDir = None, out: Out = Path("results"),
+    everything: Annotated[bool, typer.Option("--all", help="Also what results files name.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Delete finished jobs that no results file names, and checkpoints on which nobody works.
+
+    bench store prune           says what would go
+
+    bench store prune --yes     deletes it
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_pruned
+    from benchsuite.verbs.store import delete, size, unneeded
+
+    kept = Store(store)
+    paths = unneeded(kept, out, everything)
+    freed = delete(kept, paths) if yes else sum(size(path) for path in paths)
+    form = {"deleted": yes, "bytes": freed, "paths": [path.as_posix() for path in paths]}
+    _print_json(form) if as_json else print_pruned(paths, freed, yes)
+
+
+@store_app.command("export")
+def store_export(
+    file: Annotated[Path, typer.Argument(help="The archive to write: .tar or .tar.gz.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys of jobs; else all that results files name.")] = None,
+    store: StoreDir = None, out: Out = Path("results"),
+) -> None:  # fmt: skip
+    """Pack finished jobs, with all they were made from, into one archive.
+
+    bench store export table.tar.gz
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_things
+    from benchsuite.verbs.store import named, pack
+
+    kept = Store(store)
+    packed = pack(kept, keys or sorted(named(kept, out)), file)
+    print_things(f"{file}: {len(packed)} jobs")
+
+
+@store_app.command("import")
+def store_import(file: Annotated[Path, typer.Argument(help="An archive of `export`.")], store: StoreDir = None) -> None:
+    """Take the jobs of an archive into the store, each checked first.
+
+    bench store import table.tar.gz
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_things
+    from benchsuite.verbs.store import unpack
+
+    print_things(f"{file}: {len(unpack(Store(store), file))} jobs were new")
 
 
 def main() -> None:

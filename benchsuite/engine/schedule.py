@@ -225,7 +225,7 @@ class _Scheduler:
                 del self.pending[job.key]
                 # what a timing measures does not depend on how many slots the other jobs had
                 threads = self.slots.cores if job.device_bound else worker.place.threads
-                worker.send(Task(job, threads, self.checkpoint_every))
+                worker.send(Task(job, threads, self.checkpoint_every, self.names[job.key]))
 
     def _next(self, device: str) -> Job | None:
         """A job that may start on `device`: timings only when nothing else runs there, and nothing beside them."""

@@ -26,8 +26,9 @@ from benchsuite.settings import Json
 
 RECORD = "artifact.json"
 LOG = "job.log"
+PROGRESS = "progress.json"
 _FILES = TypeAdapter(dict[str, tuple[int, str] | tuple[int, str, int]])  # size, SHA-256, time of change in ns
-_digests: dict[tuple[str, int, int], str] = {}
+_digests: dict[tuple[str, int, int, int], str] = {}
 
 
 class Store:
@@ -53,7 +54,7 @@ class Store:
     def verified(self, key: str, *, quickly: bool = False) -> Artifact:
         """The finished artifact of `key`, its files compared with what was recorded when they were written.
 
-        A file is hashed once per process for each (path, modification time, size); `quickly` hashes none whose size
+        A file is hashed once per process and change; `quickly` hashes none whose size
         and time are the recorded ones. InputError if a file was changed or is gone, or if there is no such artifact.
         """
         artifact = self.artifact(key)
@@ -243,9 +244,10 @@ def _changed(artifact: Artifact, what: str) -> InputError:
     return InputError(f"{what}; delete the folder {artifact.folder} and run again")
 
 
-def _identity(path: Path, file: Path) -> tuple[str, int, int]:
+def _identity(path: Path, file: Path) -> tuple[str, int, int, int]:
+    """Of what lies in `file` and will be called `path`. No program can set back the time of the inode's change."""
     stat = file.stat()
-    return str(path.absolute()), stat.st_mtime_ns, stat.st_size
+    return str(path.absolute()), stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def _digest(path: Path) -> str:

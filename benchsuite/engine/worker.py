@@ -7,6 +7,7 @@ done.
 """
 
 import faulthandler
+import json
 import multiprocessing
 import os
 import random
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import TypeAlias
 
 from benchsuite.engine.environment import determinism
 from benchsuite.engine.job import Context, Job, Progress
-from benchsuite.engine.store import LOG, Store
+from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.settings import Json
 
 REPORT_SECONDS = 0.1
+NOTE_SECONDS = 2.0  # between notes of the progress for other terminals
 # Read by glibc and Python when the server starts. Large blocks stay with the process: giving them back after every
 # step costs page faults, up to ten times the step on a CPU. A fixed hash seed makes the order of sets repeat.
 SERVER_ENVIRONMENT = {
@@ -57,6 +59,7 @@ class Task:
     job: Job
     threads: int
     checkpoint_every: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ def _answer(
                     device=place.device,
                     threads=task.threads,
                     checkpoint_every=task.checkpoint_every,
-                    report=_throttled(pipe),
+                    report=_throttled(pipe, store.partial(key) / PROGRESS, task.name),
                     stop=stop.is_set,
                 )
                 with _captured(log):
@@ -332,12 +335,18 @@ def _captured(log: Path) -> Iterator[None]:
             os.close(kept[number])
 
 
-def _throttled(pipe: Connection) -> Callable[[Progress], None]:
-    last = 0.0
+def _throttled(pipe: Connection, note: Path, name: str) -> Callable[[Progress], None]:
+    """Reports go to the scheduler, and now and then into the file `note`, for whoever looks at the store."""
+    last = noted = 0.0
 
     def report(progress: Progress) -> None:
-        nonlocal last
+        nonlocal last, noted
         now = time.monotonic()
+        if now - noted >= NOTE_SECONDS:
+            noted = now
+            fresh = note.with_suffix(".new")
+            fresh.write_text(json.dumps({"name": name, **asdict(progress)}), encoding="utf-8")
+            fresh.replace(note)
         if now - last >= REPORT_SECONDS or progress.done == progress.total:
             last = now
             pipe.send(progress)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from benchsuite.recipe.recipe import Heading, Published, Recipe, Spread
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
     from rich.text import Text
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from benchsuite.verbs.doctor import Check
     from benchsuite.verbs.export import Exported
     from benchsuite.verbs.plan import Plan
+    from benchsuite.verbs.status import Unfinished
+    from benchsuite.verbs.store import Kept
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
@@ -238,3 +242,51 @@ def print_checks(checks: Sequence["Check"]) -> None:
         )
         cure = f"; {check.cure}" if check.cure and not check.ok else ""
         print_things(marked(style, word, f"{check.name}: {check.found}{cure}"))
+
+
+def print_status(jobs: "Sequence[Unfinished]") -> None:
+    """Unfinished jobs as a table."""
+    from benchsuite.engine.progress import clock
+
+    rows = [
+        (
+            job.key[:8],
+            job.name,
+            "working" if job.working else "waiting",
+            f"{job.done}/{job.total} {job.unit}" if job.total else "",
+            "" if job.loss is None else f"{job.loss:.4g}",
+            f"{clock(job.seconds)} ago",
+        )
+        for job in jobs
+    ]
+    columns = ("key", "job", "", "done", "loss", "last report")
+    print_things(_table("", columns, rows, left=3) if rows else "no unfinished job")
+
+
+def print_store(jobs: "Sequence[Kept]") -> None:
+    """Finished jobs as a table, and their sum."""
+    from benchsuite.engine.progress import clock
+
+    rows = [(j.key[:8], j.label, "named" if j.named else "", _bytes(j.bytes), clock(j.seconds)) for j in jobs]
+    total = sum(job.bytes for job in jobs)
+    print_things(_table("", ("key", "job", "results", "size", "took"), rows, left=3)) if rows else None
+    print_things(f"{len(jobs)} finished jobs, {_bytes(total)}")
+
+
+def print_pruned(paths: "Sequence[Path]", freed: int, deleted: bool) -> None:
+    """What went, or would go."""
+    what = f"{len(paths)} folders, {_bytes(freed)}"
+    if deleted or not paths:
+        print_things(f"deleted: {what}" if paths else "nothing to delete")
+    else:
+        print_things(*(path.as_posix() for path in paths), f"{what} can go; add --yes to delete")
+
+
+def _bytes(count: int) -> str:
+    """A size for people: `512 B`, `3.1 MiB`."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
