@@ -50,10 +50,11 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_the_options_of_every_verb_are_frozen() -> None:
     """A change to the command line is deliberate: write it here too, and into CHANGELOG."""
     verbs = get_command(cli.app).commands  # type: ignore[attr-defined]
+    verbs = {name: verb for name, verb in verbs.items() if name != "data"}
+    verbs |= {f"store {name}": verb for name, verb in verbs.pop("store").commands.items()}
     found = {
         name: sorted({option for parameter in verb.params for option in parameter.opts if option.startswith("-")})
         for name, verb in verbs.items()
-        if name != "data"
     }
     source = ["--data", "--data-root", "--seeds", "--set", "--store", "--tier", "-t"]
     assert found == {
@@ -69,6 +70,13 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "plot": sorted([*source, "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
         "export": sorted([*source, "--images", "--json", "--out", "-o"]),
         "doctor": ["--data-root", "--json", "--store"],
+        "status": ["--json", "--store"],
+        "logs": ["--follow", "--store", "-f"],
+        "store list": ["--json", "--out", "--store"],
+        "store verify": ["--json", "--store"],
+        "store prune": ["--all", "--json", "--out", "--store", "--yes", "-y"],
+        "store export": ["--out", "--store"],
+        "store import": ["--store"],
     }
 
 
