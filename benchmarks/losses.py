@@ -17,7 +17,7 @@ BOXES = (3, 20, 1, 7)
 
 def measure(repeats: int) -> list[tuple[float, float]]:
     maps = tuple((HEIGHT // stride, WIDTH // stride) for stride in STRIDES)
-    anchors = PyramidAnchors().grid(maps, STRIDES, torch.device("cpu"))
+    anchors = PyramidAnchors().grid(maps, STRIDES, (HEIGHT, WIDTH), torch.device("cpu"))
     logits = (torch.randn(len(BOXES), len(anchors), CLASSES) - 4.6).requires_grad_()
     offsets = (torch.randn(len(BOXES), len(anchors), 4) / 10).requires_grad_()
     targets = [truth(count) for count in BOXES]

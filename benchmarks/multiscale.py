@@ -21,14 +21,14 @@ from torch.nn.functional import pad
 from benchsuite.data.batch import Batch
 from benchsuite.data.transforms import Input
 from benchsuite.loops.timing import keep_memory
+from benchsuite.models.dense import DenseDetector
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess, Soft, Voting
-from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet_testing import MultiScale
 
 HEIGHT, WIDTH, TARGET = 480, 640, 1.15
 # Random weights give no score its meaning, so a level's best pairs are taken whatever their score: some 300 a size.
-POST = PostProcess(score_threshold=0.0, candidates=60, nms=Soft(), vote=Voting())
+POST = PostProcess(score_threshold=0.0, per_level=60, nms=Soft(), vote=Voting())
 
 
 def several(tester: Detector, batch: Batch) -> None:
@@ -36,7 +36,7 @@ def several(tester: Detector, batch: Batch) -> None:
         tester.detect(batch, POST)
 
 
-def single(detector: RetinaNetDetector, batch: Batch, sizes: list[Input]) -> None:
+def single(detector: DenseDetector, batch: Batch, sizes: list[Input]) -> None:
     with torch.inference_mode():
         for resize in sizes:
             image = resize.resize(batch.images)
@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
     keep_memory()
     detector = models()[0].build(CLASSES).to(memory_format=torch.channels_last).eval()
-    assert isinstance(detector, RetinaNetDetector)
+    assert isinstance(detector, DenseDetector)
     half = options.short // 2
     settings = MultiScale(shorts=(options.short // 3, half, 2 * half))
     size = torch.tensor([[HEIGHT, WIDTH]])

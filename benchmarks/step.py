@@ -15,7 +15,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchsuite.data.batch import Batch
-from benchsuite.models.retinanet import RetinaNet, RetinaNetDetector
+from benchsuite.models.dense import DenseDetector
+from benchsuite.models.retinanet import RetinaNet
 
 IMAGES, SIDE, BOXES, CLASSES = 4, 256, 7, 80
 
@@ -41,7 +42,7 @@ def freeze(stem_and_first: list[nn.Module], backbone: nn.Module) -> list[nn.Modu
     return frozen
 
 
-def our_model() -> RetinaNetDetector:
+def our_model() -> DenseDetector:
     model = RetinaNet().build(CLASSES)
     backbone = model.backbone
     backbone.frozen = freeze([backbone.stages[0], backbone.stages[1]], backbone)

@@ -103,13 +103,13 @@ def test_detectors_are_detectron2s(recipe: str) -> None:
         assert (solver.warmup_factor, solver.gamma, solver.clip_norm) == (0.001, 0.1, None)
         assert pipeline.input.model_dump() == {"multiple": 32, "short": 800, "long": 1333}
         assert pipeline.augment[1] == ShortSides(sides=tuple(range(smallest, 801, 32)), long=1333)
-        assert (pipeline.post.score_threshold, pipeline.post.detections) == (0.05, 100)
+        assert (pipeline.post.score_threshold, pipeline.post.per_image) == (0.05, 100)
         backbone: Any = getattr(model, "backbone", None)
         assert (backbone.weights, backbone.frozen_stages, backbone.frozen_norms) == ("IMAGENET1K_V1", 2, True)
         if isinstance(model, detectron.RetinaNet):
             assert (model.classification.alpha, model.classification.gamma) == (0.25, 2)
-            assert (model.matcher.negative, model.matcher.positive) == (0.4, 0.5)
-            assert model.bbox_regression.beta == 0 and model.anchors.per_cell == 9
+            assert (model.assignment.negative, model.assignment.positive) == (0.4, 0.5)
+            assert model.bbox_regression.beta == 0 and model.anchors.per_cell(1) == (9,)
         else:
             assert isinstance(model, (detectron.FasterRcnn, detectron.MaskRcnn))
             assert (model.rpn.train.before_nms, model.rpn.test.before_nms) == (2000, 1000)

@@ -23,7 +23,7 @@ def parameters(module: nn.Module) -> int:
 
 def head(spatial: SpatialAttention | None, channels: int = 16) -> HarHead:
     torch.manual_seed(0)
-    return Head(spatial=spatial, channels=channels).build(channels, STRIDES, anchors=6, num_classes=4)
+    return Head(spatial=spatial, channels=channels).build((channels,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 4)
 
 
 def stirred(gates: SpatialGates) -> SpatialGates:
@@ -131,7 +131,7 @@ def test_mask_is_a_half_where_the_last_layer_is_zero() -> None:
 
 def test_without_attention_it_is_retinanets_head() -> None:
     torch.manual_seed(0)
-    plain = retinanet.Head(channels=16).build(16, STRIDES, anchors=6, num_classes=4)
+    plain = retinanet.Head(channels=16).build((16,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 4)
     reduced, attended = head(None), head(SETTINGS["1-2-5"])
     assert list(reduced.state_dict()) == list(plain.state_dict())
     for ours, theirs in zip(reduced(levels()), plain(levels()), strict=True):

@@ -109,7 +109,7 @@ def test_only_the_chosen_levels_are_aligned(align: tuple[int, ...]) -> None:
     aligned = [built.units[n](x) if n in built.units else x for n, x in zip(("C3", "C4", "C5"), given, strict=True)]
     for level, expected in zip(built(given), built.of(aligned), strict=True):
         assert torch.equal(level, expected)
-    assert built.strides == (8, 16, 32, 64, 128) and built.channels == 8
+    assert built.strides == (8, 16, 32, 64, 128) and built.channels == (8,) * 5
 
 
 def test_p6_is_made_of_the_aligned_c5() -> None:

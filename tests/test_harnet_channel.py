@@ -38,7 +38,7 @@ def norm(channels: int = 16, **settings: Any) -> CrossLevelGroupNorm:
 
 def head(channels: int = 16, **settings: Any) -> HarHead:
     torch.manual_seed(0)
-    return Head(channels=channels, **settings).build(channels, STRIDES, anchors=6, num_classes=4)
+    return Head(channels=channels, **settings).build((channels,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 4)
 
 
 def stirred(module: nn.Module) -> Any:

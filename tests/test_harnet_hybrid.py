@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from benchsuite.data.batch import Batch
+from benchsuite.models.dense import DenseDetector
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.models.retinanet import RetinaNet, RetinaNetDetector
+from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import CLGN, CLSE, AlignedNeck, HarHead, Head, SpatialAttention
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -50,7 +51,7 @@ def small(**changes: Any) -> Head:
 
 def built(**changes: Any) -> HarHead:
     torch.manual_seed(0)
-    return small(**changes).build(16, STRIDES, anchors=6, num_classes=4)
+    return small(**changes).build((16,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 4)
 
 
 def levels() -> list[Tensor]:
@@ -71,7 +72,7 @@ def test_totals_of_table_4(name: str) -> None:
 def test_parameters_of_the_second_predictors() -> None:
     with torch.device("meta"):
         one, two = (
-            parameters(head.build(256, STRIDES, 6, 80))
+            parameters(head.build((256,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 80))
             for head in (HA, HA.model_copy(update={"dual_predictors": True}))
         )
     assert two - one == 1_161_720
@@ -125,7 +126,7 @@ def test_everything_learns(dual: bool | None) -> None:
 def test_main_is_the_baselines_head() -> None:
     main = small(dual_predictors=True).main
     assert main == Head(channels=16)
-    state = main.build(16, STRIDES, anchors=6, num_classes=4).state_dict()
+    state = main.build((16,) * len(STRIDES), STRIDES, (6,) * len(STRIDES), 4).state_dict()
     assert not [name for name in state if "attention" in name or "spatial" in name or "early" in name]
     assert state.keys() <= built().state_dict().keys()
 
@@ -146,7 +147,7 @@ def test_two_pairs_give_the_mean_when_tested_and_both_when_trained() -> None:
         torch.testing.assert_close((both[:2] + both[2:]) / 2, its_mean)
 
 
-def detector(head: Head) -> RetinaNetDetector:
+def detector(head: Head) -> DenseDetector:
     torch.manual_seed(0)
     settings = {"backbone": {"kind": "resnet.ResNet", "depth": 18}, "neck": {"kind": "fpn.Fpn", "channels": 16}}
     return RetinaNet.model_validate({**settings, "head": head}).build(4)
@@ -166,7 +167,7 @@ def test_losses_of_two_pairs_are_the_mean_of_both() -> None:
     model.train()
     ours = model.losses(batch)
     cls_logits, bbox_regression, maps = model(model.normalised(batch))
-    anchors = model.anchors.grid(maps, model.neck.strides, cls_logits.device)
+    anchors = model.settings.anchors.grid(maps, model.neck.strides, (64, 64), cls_logits.device)
     pairs = [
         model.losses_of(cls_logits[rows], bbox_regression[rows], anchors, batch.boxes, batch.labels)
         for rows in (slice(0, 2), slice(2, 4))
@@ -191,7 +192,7 @@ def test_a_whole_har_net_trains_and_detects() -> None:
             assert value.grad is not None and value.grad.any(), name
     model.eval()
     with torch.inference_mode():
-        found = model.detect(batch, PostProcess(score_threshold=0.0, candidates=50, detections=20))
+        found = model.detect(batch, PostProcess(score_threshold=0.0, per_level=50, per_image=20))
     assert (found.labels >= 0).all() and found.boxes.isfinite().all()
 
 

@@ -19,21 +19,22 @@ from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
 from benchsuite.metrics.metric import Found
 from benchsuite.models.anchors import PyramidAnchors
-from benchsuite.models.boxes import decode
+from benchsuite.models.boxes import BoxCoder
 from benchsuite.models.cost import macs
+from benchsuite.models.dense import DenseDetector
 from benchsuite.models.detector import Testing as Slot
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.resnet import ResNet
-from benchsuite.models.retinanet import Head, RetinaNet, RetinaNetDetector
+from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.papers.harnet_testing import AsRead, Doubled, MultiScale, MultiScaleDetector, OutputMaps, merge
 from benchsuite.pipelines.detection import Detection
 
 STRIDES = (8, 16, 32, 64, 128)
-POST = PostProcess(score_threshold=0.0, candidates=40, detections=30)
+POST = PostProcess(score_threshold=0.0, per_level=40, per_image=30)
 
 
-def small() -> RetinaNetDetector:
+def small() -> DenseDetector:
     torch.manual_seed(0)
     model = RetinaNet(backbone=ResNet(depth=18), neck=Fpn(channels=16), head=Head(channels=16, depth=1)).build(3)
     return model.eval()
@@ -103,13 +104,13 @@ def test_merge_of_equal_maps_is_themselves_and_commutes(pair: tuple[OutputMaps, 
 
 
 def test_anchors_of_the_pair_coincide() -> None:
-    anchors, device = PyramidAnchors(), torch.device("cpu")
+    anchors, frame, device = PyramidAnchors(), (0, 0), torch.device("cpu")
     for level in range(4):
-        small = anchors.grid((SMALL[level],), (STRIDES[level],), device)
-        large = anchors.grid((LARGE[level + 1],), (STRIDES[level + 1],), device)
+        small = anchors.grid((SMALL[level],), (STRIDES[level],), frame, device)
+        large = anchors.grid((LARGE[level + 1],), (STRIDES[level + 1],), frame, device)
         torch.testing.assert_close(small, large / 2)
-    merged = anchors.grid((LARGE[0], *SMALL), (4, *STRIDES), device)
-    torch.testing.assert_close(merged[: 6 * 16 * 32], anchors.grid((LARGE[0],), (8,), device) / 2)
+    merged = anchors.grid((LARGE[0], *SMALL), (4, *STRIDES), frame, device)
+    torch.testing.assert_close(merged[: 6 * 16 * 32], anchors.grid((LARGE[0],), (8,), frame, device) / 2)
 
 
 @given(height=st.integers(50, 700), width=st.integers(50, 700), short=st.integers(40, 400))
@@ -172,15 +173,15 @@ def test_detections_are_pooled_in_pixels_of_the_image(monkeypatch: pytest.Monkey
     assert boxes.shape[1] == 40 * 9 + 2 * 18  # five levels alone, six merged; P7 has one cell
     start = 0
     for each in maps:
-        per_cell = model.anchors.per_cell
+        per_cell = model.per_cell[0]
         for level, (cells, stride) in enumerate(zip(each.cells, each.strides, strict=True)):
-            anchors = model.anchors.grid((cells,), (stride,), torch.device("cpu"))
+            anchors = model.settings.anchors.grid((cells,), (stride,), (0, 0), torch.device("cpu"))
             assert len(anchors) == cells[0] * cells[1] * per_cell
             best = each.probabilities[level][0].flatten().sort(descending=True)
             count = min(40, len(best.values))
             for rank in (0, 7, count - 1):
                 pair = int(best.indices[rank])
-                box = decode(each.offsets[level][0, pair // 3], anchors[pair // 3])
+                box = BoxCoder().decode(each.offsets[level][0, pair // 3], anchors[pair // 3])
                 height, width = each.size
                 box = box.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
                 expected = box * torch.tensor([90 / width, 60 / height] * 2)

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 KILLS, ITERATIONS, EVERY = 20, 24, 2
 SETTINGS = (
     "model.backbone.depth=18", "input.short=96", "input.long=160", f"solver.iterations={ITERATIONS}",
-    "solver.drops=[20]", "post.score_threshold=0.005", "post.candidates=50", "timing=null",
+    "solver.drops=[20]", "post.score_threshold=0.005", "post.per_level=50", "timing=null",
 )  # fmt: skip
 
 

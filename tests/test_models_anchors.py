@@ -18,7 +18,7 @@ def maps(height: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def count(anchors: PyramidAnchors, height: int, width: int) -> int:
-    return len(anchors.grid(maps(height, width), STRIDES, CPU))
+    return len(anchors.grid(maps(height, width), STRIDES, (height, width), CPU))
 
 
 def test_counts_of_har_net() -> None:
@@ -53,22 +53,22 @@ def test_equals_a_loop(shapes: list[tuple[int, int]], offset: float) -> None:
                 for w, h in anchors.shapes(stride):
                     x, y = (column + offset) * stride, (row + offset) * stride
                     expected.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-    torch.testing.assert_close(anchors.grid(tuple(shapes), strides, CPU), torch.tensor(expected))
+    torch.testing.assert_close(anchors.grid(tuple(shapes), strides, (0, 0), CPU), torch.tensor(expected))
 
 
 def test_order_and_place_are_torchvisions() -> None:
     # torchvision rounds the corners, so whole numbers are compared: ratio 1 and even sides
     reference = AnchorGenerator(((32, 64), (64, 128)), ((1.0,),) * 2)
     grids = reference.grid_anchors([[2, 3], [1, 2]], [[torch.tensor(8)] * 2, [torch.tensor(16)] * 2])
-    ours = PyramidAnchors(scales=(1, 2), ratios=(1,)).grid(((2, 3), (1, 2)), (8, 16), CPU)
+    ours = PyramidAnchors(scales=(1, 2), ratios=(1,)).grid(((2, 3), (1, 2)), (8, 16), (0, 0), CPU)
     assert torch.equal(ours, torch.cat(grids))
 
 
 def test_kept_grid_may_be_trained_with_after_inference() -> None:
     with torch.inference_mode():
-        grid = PyramidAnchors(base=5).grid(((2, 2),), (8,), CPU)
+        grid = PyramidAnchors(base=5).grid(((2, 2),), (8,), (16, 16), CPU)
     assert not grid.is_inference()
-    assert PyramidAnchors(base=5).grid(((2, 2),), (8,), CPU) is grid
+    assert PyramidAnchors(base=5).grid(((2, 2),), (8,), (16, 16), CPU) is grid
 
 
 @pytest.mark.parametrize("wrong", [{"scales": ()}, {"ratios": (0,)}, {"base": -4}, {"offset": 2}])

@@ -34,6 +34,7 @@ from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
 from benchsuite.models.resnet import ResNet
 from benchsuite.pipelines.detection import Detection
 from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.settings import canonical
 
 CLASSES = 24
 RPN = Rpn(train=Proposals(before_nms=60, after_nms=40), test=Proposals(before_nms=30, after_nms=12))
@@ -45,7 +46,7 @@ PARTS: dict[str, Any] = {
     "hidden": 16,
 }
 SMALL = MaskRcnn(**PARTS, mask=MaskHead(channels=8, depth=2))
-POST = PostProcess(score_threshold=0.0, detections=7)
+POST = PostProcess(score_threshold=0.0, per_image=7)
 
 
 def small() -> MaskRcnnDetector:
@@ -243,7 +244,7 @@ def test_masks_are_those_of_the_final_detections() -> None:
 def test_nothing_found_and_half_precision() -> None:
     detector, batch = small().eval(), a_batch()
     with torch.inference_mode():
-        none = detector.detect(batch, PostProcess(score_threshold=1.0, detections=3))
+        none = detector.detect(batch, PostProcess(score_threshold=1.0, per_image=3))
         assert none.masks is not None and none.masks.shape == (2, 3, 28, 28) and not none.masks.any()
         with torch.autocast("cpu", torch.bfloat16):
             found = detector.detect(batch, POST)
@@ -263,11 +264,11 @@ def pipeline(**changes: Any) -> Detection:
         },
         "input": {"kind": "transforms.ShortSide", "short": 64, "long": 64, "multiple": 32},
         "augment": [{"kind": "transforms.Flip"}],
-        "model": {"kind": "mask_rcnn.MaskRcnn", **SMALL.model_dump(exclude={"backbone", "neck"})}
+        "model": {name: value for name, value in canonical(SMALL).items() if name not in ("backbone", "neck")}
         | {"backbone": {"kind": "resnet.ResNet", "depth": 18, "levels": [2, 3, 4, 5]}}
         | {"neck": {"kind": "fpn.PooledFpn", "channels": 8}},
         "solver": {"lr": 0.001, "iterations": 2, "batch": 2, "warmup_iterations": 1, "drops": []},
-        "post": {"score_threshold": 0.0, "detections": 5},
+        "post": {"score_threshold": 0.0, "per_image": 5},
         "metric": {"kind": "coco.CocoMasks"},
     }
     made = Pipeline.model_validate(settings | changes)

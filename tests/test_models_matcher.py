@@ -7,10 +7,12 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.ops import box_iou
 
+from benchsuite.models import matcher
 from benchsuite.models.anchors import PyramidAnchors
-from benchsuite.models.matcher import BACKGROUND, IGNORED, Matcher
+from benchsuite.models.boxes import iou
+from benchsuite.models.matcher import BACKGROUND, IGNORED, Matcher, OneToOne
 
-ANCHORS = PyramidAnchors().grid(((8, 8), (4, 4)), (8, 16), torch.device("cpu"))
+ANCHORS = PyramidAnchors().grid(((8, 8), (4, 4)), (8, 16), (64, 64), torch.device("cpu"))
 
 
 def some_boxes(generator: torch.Generator, count: int) -> Tensor:
@@ -50,6 +52,82 @@ def test_padding_matches_nothing(force_best: bool) -> None:
 def test_box_that_meets_no_anchor_forces_none() -> None:
     far = torch.tensor([[[900.0, 900, 910, 910]]])
     assert Matcher().match(ANCHORS, far, torch.zeros(1, 1).long()).max() == BACKGROUND
+
+
+# --- one to one
+
+
+def grown(seed: int, images: int, boxes: int) -> tuple[Tensor, Tensor]:
+    """Boxes on a coarse grid, so that many overlaps are equal, of which some are padding."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 7, (images, boxes, 2), generator=generator) * 8.0
+    sides = torch.randint(1, 6, (images, boxes, 2), generator=generator) * 8.0
+    return torch.cat((corners, corners + sides), dim=2), torch.randint(-1, 2, (images, boxes), generator=generator)
+
+
+def naive_one_to_one(anchors: Tensor, boxes: Tensor, labels: Tensor, settings: OneToOne) -> list[int]:
+    """One image, pair by pair."""
+    overlaps = box_iou(boxes, anchors)
+    real = [row for row in range(len(boxes)) if labels[row] >= 0]
+    found = []
+    for place in range(len(anchors)):
+        best, row = max(((overlaps[row, place].item(), -row) for row in real), default=(0.0, 0))
+        joined = best > settings.positive if settings.strict else best >= settings.positive
+        found.append(-row if joined else BACKGROUND if best < settings.negative else IGNORED)
+    free, open_ = set(range(len(anchors))), set(real)
+    while open_:
+        value, row, place = max((overlaps[row, place].item(), -row, -place) for row in open_ for place in free)
+        if value <= 0:
+            break
+        found[-place] = -row
+        free.remove(-place)
+        open_.remove(-row)
+    return found
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(0, 6), st.booleans(), st.booleans())
+def test_one_to_one_equals_a_greedy_loop_with_ties(
+    seed: int, images: int, boxes: int, strict: bool, moving: bool
+) -> None:
+    truth, labels = grown(seed, images, boxes)
+    own = grown(seed + 1, images, 9)[0]  # fewer anchors than some boxes would like
+    anchors = own if moving else own[0]
+    settings = OneToOne(positive=0.5, negative=0.3, strict=strict)
+    expected = [
+        naive_one_to_one(own[image] if moving else own[0], truth[image], labels[image], settings)
+        for image in range(images)
+    ]
+    assert settings.match(anchors, truth, labels).tolist() == expected
+
+
+def test_boxes_that_want_one_anchor_share() -> None:
+    """Matcher's forcing gives both boxes the first anchor, and so the second box nothing."""
+    anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [30, 0, 40, 10]])
+    boxes = torch.tensor([[[0.0, 0, 10, 2], [0, 0, 10, 3], [90, 90, 95, 95]]])
+    found = OneToOne(positive=0.9, negative=0.1).match(anchors, boxes, torch.tensor([[0, 0, 0]]))
+    assert found.tolist() == [[1, 0, BACKGROUND]], "what meets no anchor takes none"
+
+
+def test_strict_leaves_out_the_threshold() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])
+    boxes, labels = torch.tensor([[[0.0, 0, 10, 10]]]), torch.zeros(1, 1).long()
+    assert OneToOne().match(anchors, boxes, labels).tolist() == [[0, 0]]
+    assert OneToOne(strict=True, negative=0.3).match(anchors, boxes, labels).tolist() == [[0, IGNORED]]
+
+
+@pytest.mark.parametrize("settings", [Matcher(), OneToOne()])
+@pytest.mark.parametrize("moving", [True, False])
+def test_large_batches_are_matched_image_by_image(
+    settings: Matcher | OneToOne, moving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, labels = grown(3, 4, 5)
+    anchors = grown(4, 4, 50)[0] if moving else grown(4, 1, 50)[0][0]
+    whole = settings.match(anchors, boxes, labels)
+    sizes = []
+    monkeypatch.setattr(matcher, "iou", lambda *given: sizes.append(iou(*given).numel()) or iou(*given))
+    monkeypatch.setattr(matcher, "LARGEST", 4 * 5 * 50 - 1)
+    assert torch.equal(settings.match(anchors, boxes, labels), whole)
+    assert sizes == [5 * 50] * 4
 
 
 def test_refuses() -> None:

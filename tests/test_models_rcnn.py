@@ -17,6 +17,7 @@ from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.cost import macs, parameters
 from benchsuite.models.detector import Backbone, Edit, Features
 from benchsuite.models.fpn import Levels, Neck, PooledFpn
+from benchsuite.models.losses import SmoothL1
 from benchsuite.models.postprocess import Hard, PostProcess, Soft
 from benchsuite.models.rcnn import C4Roi, C4Rpn, FasterRcnn, FasterRcnnC4, TwoStageDetector
 from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
@@ -131,7 +132,7 @@ def torchvisions(detector: TwoStageDetector, post: PostProcess) -> FasterRCNN:
         box_batch_size_per_image=roi.batch,
         box_score_thresh=post.score_threshold,
         box_nms_thresh=post.nms.iou,
-        box_detections_per_img=post.detections,
+        box_detections_per_img=post.per_image,
         image_mean=detector.backbone.mean,
         image_std=detector.backbone.std,
         _skip_resize=True,  # while training
@@ -162,7 +163,7 @@ def spread(detector: TwoStageDetector, batch: Batch) -> None:
     [(50, 33_852_960, 41_757_156, 37_968_692), (101, 52_845_088, 60_749_284, 56_960_820)],
 )
 def test_totals_of_pod(depth: int, c4: int, fpn: int, retinanet: int) -> None:
-    anchors = {"scales": [1, 2 ** (1 / 3), 2 ** (2 / 3)]}
+    anchors = {"kind": "anchors.PyramidAnchors", "scales": [1, 2 ** (1 / 3), 2 ** (2 / 3)]}
     backbone = {"kind": "resnet.ResNet", "depth": depth}
     with torch.device("meta"):
         built = [
@@ -201,7 +202,7 @@ def test_costs_are_those_of_all_proposals() -> None:
 
 @BOTH
 def test_losses_equal_torchvisions(settings: FasterRcnn | FasterRcnnC4) -> None:
-    beta = {"bbox_regression": {"beta": 1 / 9}}
+    beta = {"bbox_regression": SmoothL1(beta=1 / 9)}
     settings = settings.model_copy(update={"roi": type(settings.roi).model_validate(dict(settings.roi) | beta)})
     detector, batch = small(settings), a_batch()
     spread(detector, batch)
@@ -224,7 +225,7 @@ def test_detections_equal_torchvisions(settings: FasterRcnn | FasterRcnnC4) -> N
     detector, batch = small(settings), a_batch()
     spread(detector, batch)
     detector.eval()
-    post = PostProcess(score_threshold=0.1, nms=Hard(iou=0.6), detections=9)
+    post = PostProcess(score_threshold=0.1, nms=Hard(iou=0.6), per_image=9)
     with torch.inference_mode():
         found = detector.detect(batch, post)
         expected = torchvisions(detector, post).eval()(images_of(batch))
@@ -239,7 +240,7 @@ def test_detections_equal_torchvisions(settings: FasterRcnn | FasterRcnnC4) -> N
 
 def test_any_suppression_works_on_all_pairs() -> None:
     detector, batch = small(on_pyramid()).eval(), a_batch()
-    post = PostProcess(score_threshold=0.0, nms=Soft(floor=1e-6), detections=500)
+    post = PostProcess(score_threshold=0.0, nms=Soft(floor=1e-6), per_image=500)
     with torch.inference_mode():
         found = detector.detect(batch, post)
     kept = found.labels >= 0
@@ -360,7 +361,7 @@ class Uneven(Neck):
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> Levels:
         levels = Levels()
-        levels.channels, levels.strides = 8, (4, 16)
+        levels.channels, levels.strides = (8, 8), (4, 16)
         return levels
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 
 from benchsuite.models.fpn import PooledFpn
@@ -25,7 +26,7 @@ def test_pooled_pyramid() -> None:
     neck = PooledFpn(channels=6).build((3, 5, 7), (4, 8, 16))
     torch.manual_seed(0)
     theirs = FeaturePyramidNetwork([3, 5, 7], 6)
-    assert neck.strides == (4, 8, 16, 32) and neck.channels == 6
+    assert neck.strides == (4, 8, 16, 32) and neck.channels == (6,) * 4
     maps = [torch.randn(2, channels, side, side) for channels, side in ((3, 20), (5, 10), (7, 5))]
     levels = neck(maps)
     expected = list(theirs({str(i): level for i, level in enumerate(maps)}).values())
@@ -115,7 +116,7 @@ def test_as_many_proposals_as_the_settings_say() -> None:
     counts = {"train": Proposals(before_nms=50, after_nms=7), "test": Proposals(before_nms=50, after_nms=5)}
     network = Rpn(**counts, nms=1.0).build(4, (8, 16))  # nothing is suppressed
     levels = {0: torch.randn(2, 4, 8, 8), 1: torch.randn(2, 4, 4, 4)}
-    images = type("Images", (), {"image_sizes": [(64, 64), (40, 60)]})()
+    images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64), (40, 60)])
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     assert [len(boxes) for boxes in network(images, levels, [nothing] * 2)[0]] == [7, 7]
     boxes, losses = network.eval()(images, levels)

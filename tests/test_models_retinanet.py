@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead as TorchvisionHead
 
 from benchsuite.data.batch import Batch
-from benchsuite.models.boxes import decode
+from benchsuite.models.boxes import BoxCoder
+from benchsuite.models.dense import DenseDetector, _best_pairs
 from benchsuite.models.detector import Backbone, Features
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.models.retinanet import Head, RetinaNet, RetinaNetDetector, _best_pairs
+from benchsuite.models.retinanet import Head, RetinaNet
 
 
 class Tiny(Backbone):
@@ -46,7 +47,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def small(classes: int = 3) -> RetinaNetDetector:
+def small(classes: int = 3) -> DenseDetector:
     torch.manual_seed(0)
     return RetinaNet(backbone=Tiny(), neck=Fpn(channels=24), head=Head(channels=24, depth=2)).build(classes)
 
@@ -88,7 +89,7 @@ def test_totals_of_har_net(backbone: dict[str, object], expected: int) -> None:
 
 def test_parts_of_har_nets_head() -> None:
     with torch.device("meta"):
-        head = Head().build(256, (8, 16, 32, 64, 128), anchors=6, num_classes=80)
+        head = Head().build((256,) * 5, (8, 16, 32, 64, 128), (6,) * 5, 80)
     assert parameters(head.cls_tower) == parameters(head.box_tower) == 2_360_320
     assert parameters(head.cls_logits) == 1_106_400
     assert parameters(head.bbox_regression) == 55_320
@@ -96,7 +97,7 @@ def test_parts_of_har_nets_head() -> None:
 
 
 def test_head_starts_at_the_prior() -> None:
-    head = Head().build(256, (8,), anchors=6, num_classes=80)
+    head = Head().build((256,), (8,), (6,), 80)
     assert head.cls_logits.get_parameter("bias")[7].item() == pytest.approx(-4.59512, abs=1e-5)
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
@@ -105,7 +106,7 @@ def test_head_starts_at_the_prior() -> None:
 
 
 def test_head_equals_torchvisions() -> None:
-    ours = Head(channels=16).build(16, (8, 16), anchors=6, num_classes=5)
+    ours = Head(channels=16).build((16, 16), (8, 16), (6, 6), 5)
     theirs = TorchvisionHead(16, 6, 5)
     for tower, predictor, head in (
         (ours.cls_tower, ours.cls_logits, theirs.classification_head),
@@ -143,7 +144,7 @@ def test_every_parameter_learns() -> None:
 def test_losses_are_sums_over_the_foreground_of_the_batch() -> None:
     model, batch = small(), a_batch()
     cls_logits, bbox_regression, anchors, _ = model._predict(batch)
-    matches = model.matcher.match(anchors, batch.boxes, batch.labels)
+    matches = model.settings.assignment.match(anchors, batch.boxes, batch.labels)
     total = {"classification": 0.0, "bbox_regression": 0.0}
     foreground = 0
     for image in range(2):
@@ -202,11 +203,14 @@ def test_best_pairs_are_the_best_of_all(seed: int, anchors: int, classes: int, c
         assert torch.equal(logits[image, positions[image], labels[image]], best[image])
 
 
-def test_detect_equals_a_loop() -> None:
+@pytest.mark.parametrize(
+    ("per_level", "per_class"), [(20, None), (None, 15), (None, None), (20, 15)], ids=["level", "class", "none", "both"]
+)
+def test_detect_equals_a_loop(per_level: int | None, per_class: int | None) -> None:
     model, batch = small().eval(), a_batch()
     with torch.no_grad():  # untrained scores are all but equal: ties would come in any order
         model.head.cls_logits.weight *= 1000
-    post = PostProcess.model_validate({"score_threshold": 0.01, "candidates": 20, "detections": 30})
+    post = PostProcess(score_threshold=0.01, per_level=per_level, per_class=per_class, per_image=30)
     with torch.inference_mode():
         found = model.detect(batch, post)
         cls_logits, bbox_regression, anchors, cells = model._predict(batch)
@@ -217,13 +221,15 @@ def test_detect_equals_a_loop() -> None:
         for size in cells:
             level = scores[image, start : start + size]
             pairs = [(level[a, k].item(), start + a, k) for a in range(size) for k in range(3) if level[a, k] > 0.01]
-            for score, position, label in sorted(pairs, reverse=True)[:20]:
-                box = decode(bbox_regression[image, position], anchors[position])
+            for score, position, label in sorted(pairs, reverse=True)[:per_level]:
+                box = BoxCoder().decode(bbox_regression[image, position], anchors[position])
                 height, width = batch.sizes[image].tolist()
                 limit = torch.tensor([width, height, width, height])
                 kept.append((score, label, box.clamp(min=torch.zeros(4), max=limit)))
             start += size
-        expected = suppress(sorted(kept, key=lambda candidate: -candidate[0]))[:30]
+        kept.sort(key=lambda candidate: -candidate[0])
+        limited = [c for i, c in enumerate(kept) if sum(c[1] == other[1] for other in kept[:i]) < (per_class or 10**9)]
+        expected = suppress(limited)[:30]
         count = int((found.labels[image] >= 0).sum())
         assert count == len(expected) > 5
         assert found.scores[image, :count].tolist() == pytest.approx([score for score, _, _ in expected])

@@ -26,7 +26,7 @@ from benchsuite.verbs.listing import print_export
 from benchsuite.verbs.plan import make_plan
 
 FRAME = 64, 96
-POST = PostProcess(score_threshold=0.05, candidates=60, detections=15)
+POST = PostProcess(score_threshold=0.05, per_level=60, per_image=15)
 FD = Fd(dilations=Dilations(layers={
     "R31": decompose(0.46, 1.7, 16), "R41": decompose(1.7, 2.9, 32), "R51": decompose(2.02, 0.98, 64)
 }))  # fmt: skip

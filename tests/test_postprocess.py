@@ -14,7 +14,8 @@ from torchvision.ops import box_iou
 
 from benchsuite.data.batch import Detections
 from benchsuite.models import soft_nms as module
-from benchsuite.models.postprocess import Hard, Nms, PostProcess, Soft, Voting, pairwise_iou, select
+from benchsuite.models.boxes import iou
+from benchsuite.models.postprocess import Hard, Nms, PostProcess, Soft, Voting, select
 from benchsuite.models.soft_nms import segments
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "evalvec" / "soft_nms" / "vector.json"
@@ -75,7 +76,7 @@ def assert_equal_to_naive(soft: Soft, boxes: Tensor, scores: Tensor, groups: Ten
 
 def test_pair_of_har_net() -> None:
     boxes, scores = PAIR
-    assert float(pairwise_iou(boxes[None], boxes[None])[0, 0, 1]) == pytest.approx(0.923077, abs=1e-6)
+    assert float(iou(boxes[None], boxes[None])[0, 0, 1]) == pytest.approx(0.923077, abs=1e-6)
     for method, expected in (("gaussian", 0.109157), ("linear", 0.046154)):
         kept, values = ordered(Soft(method=method), boxes, scores)
         assert kept == [0, 1]
@@ -168,7 +169,7 @@ def test_select_treats_images_and_classes_apart(nms: Nms) -> None:
     cases = [clustered(50, 3, seed) for seed in range(4)]
     boxes, scores, labels = (torch.stack(part) for part in zip(*cases, strict=True))
     labels[2] = -1  # an image without candidates
-    post = PostProcess(nms=nms, detections=20, score_threshold=0.3)
+    post = PostProcess(nms=nms, per_image=20, score_threshold=0.3)
     found = select(boxes, scores, labels, post)
     for i in range(4):
         alone = select(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1], post)
@@ -179,6 +180,25 @@ def test_select_treats_images_and_classes_apart(nms: Nms) -> None:
         assert found.scores[i][: len(kept)].equal(values)
         assert found.boxes[i][: len(kept)].equal(boxes[i][passed][kept])
         assert found.labels[i].tolist() == labels[i][passed][kept].tolist() + [-1] * (20 - len(kept))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 12))
+def test_the_best_of_each_class_alone_are_suppressed(seed: int, count: int) -> None:
+    """Naive: of every image and class, keep the best and drop the rest by hand."""
+    cases = [clustered(40, 3, seed + i) for i in range(2)]
+    boxes, scores, labels = (torch.stack(part) for part in zip(*cases, strict=True))
+    by_hand = labels.clone()
+    for image in range(2):
+        for label in range(3):
+            own = [i for i in range(40) if labels[image, i] == label]
+            for i in sorted(own, key=lambda i: (-float(scores[image, i]), i))[count:]:
+                by_hand[image, i] = -1
+    post = PostProcess(score_threshold=0.1)
+    found = select(boxes, scores, labels, post.model_copy(update={"per_class": count}))
+    expected = select(boxes, scores, by_hand, post)
+    assert found.boxes.equal(expected.boxes) and found.scores.equal(expected.scores)
+    assert found.labels.equal(expected.labels)
 
 
 def test_threshold_is_exclusive_and_rows_are_padded() -> None:
@@ -238,7 +258,7 @@ def naive_vote(found: Detections, boxes: Tensor, scores: Tensor, labels: Tensor,
 def test_voting_equals_the_naive_walk(seed: int, score: str) -> None:
     boxes, scores, labels = clustered(40, 2, seed)
     vote = Voting.model_validate({"score": score})
-    plain = PostProcess(nms=Soft(), detections=30, score_threshold=0.0)
+    plain = PostProcess(nms=Soft(), per_image=30, score_threshold=0.0)
     found = select(boxes[None], scores[None], labels[None], plain)
     expected = naive_vote(found, boxes, scores, labels, vote)
     voted = select(boxes[None], scores[None], labels[None], plain.model_copy(update={"vote": vote}))
@@ -253,7 +273,14 @@ def test_segments_rank_within_owners() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"nms": {"kind": "postprocess.Sotf"}}, {"nms": {"kind": "postprocess.Soft", "floor": 0}}, {"detections": 0}],
+    [
+        {"nms": {"kind": "postprocess.Sotf"}},
+        {"nms": {"kind": "postprocess.Soft", "floor": 0}},
+        {"per_image": 0},
+        {"per_level": 0},
+        {"per_class": 0},
+        {"detections": 5},
+    ],
 )
 def test_refuses_wrong_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -37,9 +37,9 @@ class Corner(Detector):
         assert not self.training and torch.is_inference_mode_enabled()
         self.conv(batch.images.float())
         count = (batch.images[:, 0] == 255).flatten(1).sum(1, keepdim=True)
-        rows = torch.arange(post.detections).unsqueeze(0) < count
+        rows = torch.arange(post.per_image).unsqueeze(0) < count
         boxes = torch.tensor([2.0, 1, 8, 5]).expand(*rows.shape, 4) * rows.unsqueeze(2)
-        scores = torch.tensor([0.75, 0.5, 0.25])[: post.detections] * rows
+        scores = torch.tensor([0.75, 0.5, 0.25])[: post.per_image] * rows
         return Detections(boxes, scores, torch.where(rows, self.label, -1))
 
 
@@ -60,7 +60,7 @@ class Fakes:
 
 
 BATCHES = cast(EvalBatches, Fakes())
-POST = PostProcess(detections=3)
+POST = PostProcess(per_image=3)
 
 
 def data(images: int = 3) -> DetectionSet:

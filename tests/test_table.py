@@ -11,7 +11,7 @@ import benchsuite as bs
 
 TINY = (
     "model.backbone.depth=18", "input.short=96", "input.long=160", "solver.iterations=2", "solver.drops=[1]",
-    "post.score_threshold=0.005", "post.candidates=50",
+    "post.score_threshold=0.005", "post.per_level=50",
 )  # fmt: skip
 RUN = ["run", "har-table1", "--rows", "baseline,sa-1-2-5-2-1", *(word for s in TINY for word in ("--set", s))]
 
@@ -59,7 +59,7 @@ def test_from_recipe_to_plot_and_back_from_the_store(
     chosen = ["--data", data, *(word for setting in TINY for word in ("--set", setting))]
     assert bench("plot", "detections", "har-table1/baseline", *chosen) == 0
     capsys.readouterr()
-    assert "--name of its own, or --force" in failure(capsys, *run, "--set", "post.detections=5")
+    assert "--name of its own, or --force" in failure(capsys, *run, "--set", "post.per_image=5")
 
 
 def test_every_attention_weight_moves(data: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_truncated_checkpoint_and_an_edited_artifact(data: Path, capsys: pytes
     edited[-1] ^= 1
     weights.write_bytes(edited)
     capsys.readouterr()
-    said = failure(capsys, *run, "--set", "post.detections=7", "--name", "other")
+    said = failure(capsys, *run, "--set", "post.per_image=7", "--name", "other")
     assert "weights.safetensors: was changed after it was written" in said
     assert "delete the folder" in said
 

@@ -54,7 +54,7 @@ def predict(
     detector.eval()
     columns: list[tuple[Tensor, ...]] = []
     masks: list[list[bytes]] = []
-    out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.candidates or the input size")
+    out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.per_level or the input size")
     with torch.inference_mode(), out_of_memory:
         for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
             if context.stop():

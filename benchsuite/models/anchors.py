@@ -1,19 +1,54 @@
-"""Anchors of a feature pyramid: the same few shapes at every cell of every level."""
+"""Anchors: the boxes that a detector judges and moves, some shapes at every cell of every level."""
 
+from abc import abstractmethod
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from benchsuite.settings import Settings
+from benchsuite.settings import Part
 
 Shape = tuple[int, int]
 
 
-class PyramidAnchors(Settings):
-    """Sides `base` · stride · scale, one anchor for each ratio (height / width) and scale, equal area over ratios.
+class Anchors(Part):
+    """Slot: where anchors lie. A choice says how many each level has (`per_cell`) and which they are (`make`)."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def per_cell(self, levels: int) -> tuple[int, ...]:
+        """A_l, the number of anchors in a cell of each of `levels` levels, from fine to coarse. InputError for a number
+        of levels that they do not fit."""
+
+    @abstractmethod
+    def make(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape) -> Tensor:
+        """All anchors, float32 [Σ H·W·A_l, 4] xyxy in pixels, level by level, row by row, on torch's default device.
+
+        maps     (H, W) cells of each level
+        strides  pixels between two cells of each level
+        frame    (height, width) of the padded images, in pixels
+        """
+
+    def grid(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape, device: torch.device) -> Tensor:
+        """What `make` gives, on `device`; kept for the next call: do not write into it."""
+        return _kept(self, maps, strides, frame, device)
+
+
+@lru_cache(maxsize=32)
+def _kept(
+    anchors: Anchors, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape, device: torch.device
+) -> Tensor:
+    # kept tensors outlive the call, so they must not be inference tensors, which training refuses
+    with torch.inference_mode(False), device:
+        return anchors.make(maps, strides, frame)
+
+
+class PyramidAnchors(Anchors):
+    """Sides `base` · stride · scale, one anchor for each ratio (height / width) and scale, equal area over ratios: the
+    same few shapes at every cell of every level.
 
     The defaults are HAR-Net's: two scales and three ratios, sides 32 and 45.25 on P3 up to 512 and 724.08 on P7
     (sec. IV-A names scales and ratios; RetinaNet has base 4).
@@ -26,34 +61,21 @@ class PyramidAnchors(Settings):
     # Detectron2); Detectron has offset 0.5.
     offset: Annotated[float, Field(ge=0, le=1)] = 0.0
 
-    @property
-    def per_cell(self) -> int:
-        """A, the number of anchors in a cell."""
-        return len(self.scales) * len(self.ratios)
+    def per_cell(self, levels: int) -> tuple[int, ...]:
+        """As many on every level."""
+        return (len(self.scales) * len(self.ratios),) * levels
 
     def shapes(self, stride: float) -> list[tuple[float, float]]:
         """(width, height) of the A anchors of a cell, scales running fastest."""
         sides = [self.base * stride * scale for scale in self.scales]
         return [(side / ratio**0.5, side * ratio**0.5) for ratio in self.ratios for side in sides]
 
-    def grid(self, maps: tuple[Shape, ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
-        """All anchors, float32 [Σ H·W·A, 4] xyxy, level by level, row by row, for maps of (H, W) cells; kept for the
-        next call: do not write into it."""
-        return _grid(self, maps, strides, device)
+    def make(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape) -> Tensor:
+        """Whatever the frame."""
+        return torch.cat([self._level(shape, stride) for shape, stride in zip(maps, strides, strict=True)])
 
-
-@lru_cache(maxsize=32)
-def _grid(anchors: PyramidAnchors, maps: tuple[Shape, ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
-    # kept tensors outlive the call, so they must not be inference tensors, which training refuses
-    with torch.inference_mode(False):
-        levels = [_level(anchors, shape, stride, device) for shape, stride in zip(maps, strides, strict=True)]
-        return torch.cat(levels)
-
-
-def _level(anchors: PyramidAnchors, shape: Shape, stride: int, device: torch.device) -> Tensor:
-    height, width = shape
-    y = (torch.arange(height, device=device, dtype=torch.float32) + anchors.offset) * stride
-    x = (torch.arange(width, device=device, dtype=torch.float32) + anchors.offset) * stride
-    centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
-    halves = torch.tensor(anchors.shapes(stride), device=device) / 2
-    return torch.cat((centres - halves, centres + halves), dim=-1).flatten(0, 2)
+    def _level(self, shape: Shape, stride: int) -> Tensor:
+        y, x = (((torch.arange(cells, dtype=torch.float32) + self.offset) * stride) for cells in shape)
+        centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
+        halves = torch.tensor(self.shapes(stride)) / 2
+        return torch.cat((centres - halves, centres + halves), dim=-1).flatten(0, 2)

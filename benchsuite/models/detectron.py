@@ -11,8 +11,8 @@ are limited once an image, after the NMS of all its levels.
 from pydantic import NonNegativeInt
 
 from benchsuite.models import mask_rcnn, rcnn, retinanet
-from benchsuite.models.anchors import PyramidAnchors
-from benchsuite.models.losses import SmoothL1
+from benchsuite.models.anchors import Anchors, PyramidAnchors
+from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.rcnn_parts import Proposals, Roi, Rpn
 
 L1 = SmoothL1(beta=0)
@@ -23,7 +23,7 @@ class DetectronRpn(Rpn):
     """Fewer proposals than torchvision's while it trains; absolute differences."""
 
     train: Proposals = Proposals(before_nms=2000, after_nms=1000)
-    bbox_regression: SmoothL1 = L1
+    bbox_regression: BoxLoss = L1
 
 
 class DetectronRoi(Roi):
@@ -31,7 +31,7 @@ class DetectronRoi(Roi):
 
     sampling: NonNegativeInt = 0
     aligned: bool = True
-    bbox_regression: SmoothL1 = L1
+    bbox_regression: BoxLoss = L1
 
 
 class FasterRcnn(rcnn.FasterRcnn):
@@ -51,5 +51,5 @@ class MaskRcnn(mask_rcnn.MaskRcnn):
 class RetinaNet(retinanet.RetinaNet):
     """`retinanet_R_50_FPN`: nine anchors in a cell, sides 32 to 813."""
 
-    anchors: PyramidAnchors = PyramidAnchors(scales=THIRDS)
-    bbox_regression: SmoothL1 = L1
+    anchors: Anchors = PyramidAnchors(scales=THIRDS)
+    bbox_regression: BoxLoss = L1

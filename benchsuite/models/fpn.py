@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from benchsuite.errors import InputError
 from benchsuite.settings import Part
 
 
@@ -23,10 +24,18 @@ class Neck(Part):
 
 
 class Levels(nn.Module):
-    """A neck at work: its levels have `channels` channels, all alike, and `strides`, from fine to coarse."""
+    """A neck at work: its levels have `channels` and `strides`, one number a level, from fine to coarse."""
 
-    channels: int
+    channels: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+def alike(what: str, counts: Sequence[int]) -> int:
+    """The number that all levels share; InputError where they differ, `what` being shared by them."""
+    if len(set(counts)) != 1:
+        raise InputError(f"model: {what} serve all levels, which have {list(counts)}; choose a neck, anchors or a head "
+                         "that fit each other")  # fmt: skip
+    return counts[0]
 
 
 class Fpn(Neck):
@@ -63,7 +72,7 @@ class Pyramid(Levels):
         # choice: torchvision's initial weights, kaiming_uniform(a=1), which are Detectron's XavierFill. With
         # N(0, 0.01²), which the head has, the pyramid would fade and learn slowly from scratch.
         self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=coarse)
-        self.channels = channels
+        self.channels = (channels,) * len(strides)
         self.strides = tuple(strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

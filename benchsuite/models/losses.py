@@ -1,39 +1,100 @@
-"""Losses of dense detectors on padded batches. B images, A anchors, K classes, P foreground anchors in the batch."""
+"""Losses of dense detectors on padded batches. B images, N anchors, K classes, P foreground anchors in the batch."""
 
-from typing import Annotated, Any
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import smooth_l1_loss, softplus
+from torch.nn.functional import cross_entropy, smooth_l1_loss, softplus
 
-from benchsuite.models.matcher import IGNORED
-from benchsuite.settings import Settings
+from benchsuite.models.matcher import BACKGROUND, IGNORED
+from benchsuite.settings import Part
 
 
-class FocalLoss(Settings):
+class ClassLoss(Part):
+    """Slot: how classes are learnt, and read from logits. `background`: logits have a column for it, the first."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+    background: ClassVar[bool]
+
+    @abstractmethod
+    def sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Summed over images, anchors and classes, scalar.
+
+        logits [B, N, K], or [B, N, K + 1] with background; targets int64 [B, N]: class 0 … K - 1 of a foreground
+        anchor, BACKGROUND, or IGNORED (does not count).
+        """
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Probabilities [..., K] of the foreground classes."""
+
+
+class FocalLoss(ClassLoss):
     """-α_t (1 - p_t)^γ ln p_t on sigmoids (RetinaNet, eq. 5)."""
+
+    background: ClassVar[bool] = False
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.25
     gamma: NonNegativeFloat = 2.0
 
     def sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Summed over anchors and classes, scalar.
-
-        logits [..., K]; targets int64 [...]: class of a foreground anchor, BACKGROUND, or IGNORED (does not count).
-        """
+        """In one pass over the logits."""
         total: Tensor = _Focal.apply(logits.flatten(0, -2), targets.flatten(), self.alpha, self.gamma)
         return total
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """Every class for itself."""
+        return logits.sigmoid()
 
-class SmoothL1(Settings):
+
+class Softmax(ClassLoss):
+    """-ln p of the wanted class, the background being one (SSD, Liu et al., ECCV 2016, eq. 3).
+
+    With `mining`, only that many times as many background anchors count as there are foreground anchors, in each image:
+    those with the highest losses (sec. 2.2 "Hard negative mining"; 3 there). So an image without any counts none.
+    """
+
+    background: ClassVar[bool] = True
+    mining: PositiveFloat | None = None
+
+    def sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Anchors that do not count are left out."""
+        # column 0 is the background, so that BACKGROUND is 0 and IGNORED is -1
+        losses = cross_entropy(logits.flatten(0, 1), targets.flatten() + 1, ignore_index=IGNORED + 1, reduction="none")
+        losses = losses.view(targets.shape)
+        if self.mining is None:
+            return losses.sum()
+        foreground = targets >= 0
+        wanted = foreground.sum(1, keepdim=True) * self.mining
+        hardest = losses.masked_fill(targets != BACKGROUND, 0).sort(dim=1, descending=True, stable=True).values
+        rank = torch.arange(targets.shape[1], device=targets.device)
+        return losses[foreground].sum() + hardest.masked_fill(rank >= wanted, 0).sum()
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Of all classes and the background together, less the background's."""
+        return logits.softmax(-1)[..., 1:]
+
+
+class BoxLoss(Part):
+    """Slot: how far offsets are from where they should be."""
+
+    packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
+
+    @abstractmethod
+    def sum(self, offsets: Tensor, targets: Tensor) -> Tensor:
+        """Summed over offsets [P, 4] and their targets [P, 4], scalar."""
+
+
+class SmoothL1(BoxLoss):
     """x² / 2β for |x| < β, else |x| - β/2 (Fast R-CNN, eq. 3; β as in Detectron); |x| where β is 0."""
 
     beta: NonNegativeFloat = 0.11
 
     def sum(self, offsets: Tensor, targets: Tensor) -> Tensor:
-        """Summed over offsets [P, 4] and their targets [P, 4], scalar."""
+        """Element by element."""
         return smooth_l1_loss(offsets, targets, beta=self.beta, reduction="sum")
 
 

@@ -63,7 +63,7 @@ class MaskRcnnDetector(FpnDetector):
         super().__init__(settings, num_classes)
         strides = self.roi_heads.box_roi_pool.strides
         self.mask_align = RoiAlign(settings.roi.model_copy(update={"size": settings.mask.size}), strides)
-        self.mask_head = settings.mask.build(self.neck.channels, num_classes)
+        self.mask_head = settings.mask.build(self.neck.channels[0], num_classes)
 
     def further_losses(
         self,
@@ -100,7 +100,7 @@ class MaskRcnnDetector(FpnDetector):
         """As Faster R-CNN, and the mask logits of `DETECTIONS` RoIs, zeros too."""
         predicted = super().forward(images)
         size = self.mask_align.size
-        pooled = images.new_zeros(len(images) * DETECTIONS, self.neck.channels, size, size)
+        pooled = images.new_zeros(len(images) * DETECTIONS, self.neck.channels[0], size, size)
         return *predicted, self.mask_head(pooled)
 
     def _masks(self, levels: list[Tensor], boxes: list[Tensor], classes: Tensor) -> Tensor:

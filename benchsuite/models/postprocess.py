@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from benchsuite.data.batch import Detections
+from benchsuite.models.boxes import iou
 from benchsuite.models.soft_nms import segments, soft_nms
 from benchsuite.settings import Part, Settings
 
@@ -80,8 +81,8 @@ class Voting(Settings):
 
     def apply(self, found: Detections, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
         """Vote on `found` (B images, D each) with the candidates [B, N, 4], [B, N], [B, N]; label −1 is padding."""
-        iou = pairwise_iou(found.boxes, boxes)
-        allowed = (iou >= self.iou) & (found.labels.unsqueeze(2) == labels.unsqueeze(1)) & (labels >= 0).unsqueeze(1)
+        alike = (found.labels.unsqueeze(2) == labels.unsqueeze(1)) & (labels >= 0).unsqueeze(1)
+        allowed = (iou(found.boxes, boxes) >= self.iou) & alike
         voted, choice = allowed.max(1)  # the first detection, so the best, that a candidate may vote for
         weights = scores * voted
         total = torch.zeros_like(found.scores).scatter_add_(1, choice, weights)
@@ -104,45 +105,45 @@ class Voting(Settings):
 
 class PostProcess(Settings):
     """How candidates become detections. Defaults: RetinaNet (Detectron): score above 0.05, the 1000 best candidates of
-    each level, NMS at 0.5, 100 detections an image."""
+    each level, NMS at 0.5, 100 detections an image.
+
+    per_level  best (anchor, class) pairs of each level of a dense detector's, before suppression; None: all
+    per_class  best candidates of each class of an image, before suppression; None: all
+    per_image  detections of an image, after it
+    """
 
     score_threshold: Fraction = 0.05
-    candidates: Count = 1000
+    per_level: Count | None = 1000
+    per_class: Count | None = None
     nms: Nms = Hard()
     vote: Voting | None = None
-    detections: Count = 100
+    per_image: Count = 100
 
 
 def select(boxes: Tensor, scores: Tensor, labels: Tensor, post: PostProcess) -> Detections:
     """The detections of B images with N candidates each.
 
     boxes [B, N, 4] xyxy, scores [B, N], labels int64 [B, N] (0-based class, −1 for padding). Candidates at or below the
-    score threshold are padding too. Returns exactly `post.detections` rows an image, sorted by falling score, padded.
+    score threshold are padding too. Returns exactly `post.per_image` rows an image, sorted by falling score, padded.
     """
     boxes, scores = boxes.float(), scores.float()
     labels = torch.where(scores > post.score_threshold, labels, -1)
     images, places = (labels >= 0).nonzero(as_tuple=True)
+    groups = images << 32 | labels[images, places]  # one number for each pair of image and class
+    if post.per_class is not None:
+        order, rank = segments(scores[images, places], groups)
+        best = order[rank < post.per_class].sort().values
+        images, places, groups = images[best], places[best], groups[best]
     candidates, classes = boxes[images, places], labels[images, places]
-    groups = images << 32 | classes  # one number for each pair of image and class
     kept, values = post.nms.suppress(candidates, scores[images, places], groups)
     order, rank = segments(values, images[kept])
-    best = rank < post.detections
+    best = rank < post.per_image
     kept, values = kept[order[best]], values[order[best]]
     cells = images[kept], rank[best]
-    shape = len(boxes), post.detections
+    shape = len(boxes), post.per_image
     found = Detections(
         boxes.new_zeros(*shape, 4).index_put_(cells, candidates[kept]),
         scores.new_zeros(shape).index_put_(cells, values),
         labels.new_full(shape, -1).index_put_(cells, classes[kept]),
     )
     return found if post.vote is None else post.vote.apply(found, boxes, scores, labels)
-
-
-def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of boxes [B, D, 4] with boxes [B, N, 4], image by image → [B, D, N]; 0 where neither has an area."""
-    low = torch.maximum(first[:, :, None, :2], second[:, None, :, :2])
-    high = torch.minimum(first[:, :, None, 2:], second[:, None, :, 2:])
-    overlap = (high - low).clamp_(min=0).prod(3)
-    areas = [(each[..., 2:] - each[..., :2]).prod(2) for each in (first, second)]
-    union = areas[0].unsqueeze(2) + areas[1].unsqueeze(1) - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)

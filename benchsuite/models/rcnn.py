@@ -29,11 +29,11 @@ from torchvision.models.detection.image_list import ImageList
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.errors import InputError
-from benchsuite.models.anchors import PyramidAnchors
+from benchsuite.models.anchors import Anchors, PyramidAnchors
 from benchsuite.models.boxes import clip
 from benchsuite.models.detector import Backbone, Detector, Features, Model
-from benchsuite.models.fpn import Neck, PooledFpn
-from benchsuite.models.losses import SmoothL1
+from benchsuite.models.fpn import Neck, PooledFpn, alike
+from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.normalise import Normalise
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.rcnn_parts import SMALLEST, ProposalNetwork, Proposals, Roi, RoiHeads, Rpn
@@ -59,7 +59,7 @@ class FasterRcnn(Model):
 class C4Rpn(Rpn):
     """Proposals from C4 alone: anchors of sides 32 to 512 in every cell, more of them kept (Detectron)."""
 
-    anchors: PyramidAnchors = PyramidAnchors(scales=(2.0, 4.0, 8.0, 16.0, 32.0), base=1.0)
+    anchors: Anchors = PyramidAnchors(scales=(2.0, 4.0, 8.0, 16.0, 32.0), base=1.0)
     train: Proposals = Proposals(before_nms=12_000, after_nms=2000)
     test: Proposals = Proposals(before_nms=6000, after_nms=1000)
 
@@ -69,7 +69,7 @@ class C4Roi(Roi):
 
     size: PositiveInt = 14
     sampling: NonNegativeInt = 0
-    bbox_regression: SmoothL1 = SmoothL1(beta=1.0)
+    bbox_regression: BoxLoss = SmoothL1(beta=1.0)
 
 
 class FasterRcnnC4(Model):
@@ -147,7 +147,7 @@ class TwoStageDetector(Detector):
         return found
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
-        """The best detections of every image; every (proposal, class) pair is a candidate: `post.candidates`, of dense
+        """The best detections of every image; every (proposal, class) pair is a candidate: `post.per_level`, of dense
         detectors, does not count."""
         levels, proposals, _ = self._propose(batch)
         logits, deltas = self._classify(levels, proposals)
@@ -177,8 +177,9 @@ class TwoStageDetector(Detector):
 
     def anchor_count(self, images: Tensor) -> int:
         """N for normalised images."""
-        cells = sum(level.shape[-2] * level.shape[-1] for level in self.levels(images))
-        return cells * self.settings.rpn.anchors.per_cell
+        levels = self.levels(images)
+        counts = self.settings.rpn.anchors.per_cell(len(levels))
+        return sum(level.shape[-2] * level.shape[-1] * count for level, count in zip(levels, counts, strict=True))
 
     def _propose(
         self, batch: Batch, targets: list[dict[str, Tensor]] | None = None
@@ -208,7 +209,7 @@ class FpnDetector(TwoStageDetector):
         strides = self.neck.strides
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise InputError(f"model: levels at strides {list(strides)}; RoIs need each twice the one before")
-        channels = self.neck.channels
+        channels = alike("proposals and RoIs", self.neck.channels)
         self.rpn = settings.rpn.build(channels, strides)
         head = TwoMLPHead(channels * settings.roi.size**2, settings.hidden)
         self.roi_heads = settings.roi.build(strides[: len(features.strides)], head, settings.hidden, num_classes)

@@ -19,8 +19,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops.poolers import LevelMapper
 
-from benchsuite.models.anchors import PyramidAnchors
-from benchsuite.models.losses import SmoothL1
+from benchsuite.models.anchors import Anchors, PyramidAnchors
+from benchsuite.models.fpn import alike
+from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.matcher import Share
 from benchsuite.settings import Settings
 
@@ -58,7 +59,7 @@ class Rpn(Sampled):
     """
 
     # choice: sides as they are, as in Detectron2; torchvision and Detectron round them to whole pixels.
-    anchors: PyramidAnchors = PyramidAnchors(scales=(1.0,), base=8.0)
+    anchors: Anchors = PyramidAnchors(scales=(1.0,), base=8.0)
     positive: Share = 0.7
     negative: Share = 0.3
     batch: PositiveInt = 256
@@ -66,7 +67,7 @@ class Rpn(Sampled):
     train: Proposals = Proposals(before_nms=2000, after_nms=2000)
     test: Proposals = Proposals(before_nms=1000, after_nms=1000)
     nms: Share = 0.7
-    bbox_regression: SmoothL1 = SmoothL1(beta=1 / 9)
+    bbox_regression: BoxLoss = SmoothL1(beta=1 / 9)
 
     def build(self, channels: int, strides: Sequence[int]) -> "ProposalNetwork":
         """Build it for maps of `channels`, one a stride."""
@@ -89,26 +90,27 @@ class Roi(Sampled):
     negative: Share = 0.5
     batch: PositiveInt = 512
     positive_fraction: Share = 0.25
-    bbox_regression: SmoothL1 = SmoothL1(beta=1 / 9)
+    bbox_regression: BoxLoss = SmoothL1(beta=1 / 9)
 
     def build(self, strides: Sequence[int], head: nn.Module | None, width: int, num_classes: int) -> "RoiHeads":
         """Build it for maps at `strides`; `head` makes [R, width] of pooled RoIs, where it is not elsewhere."""
         return RoiHeads(self, strides, head, FastRCNNPredictor(width, num_classes + 1))
 
 
-class Anchors(nn.Module):
+class AnchorGrid(nn.Module):
     """Anchors in the form that torchvision asks for them."""
 
     # choice: the strides of the levels, as in Detectron2; torchvision divides the image's size by the map's, which
     # gives 61 instead of 64 on P6 of an image 800 high.
-    def __init__(self, settings: PyramidAnchors, strides: Sequence[int]) -> None:
+    def __init__(self, settings: Anchors, strides: Sequence[int]) -> None:
         super().__init__()
         self.settings, self.strides = settings, tuple(strides)
 
     def forward(self, images: ImageList, levels: list[Tensor]) -> list[Tensor]:
         """For each image [N, 4], of all levels [B, C, H_l, W_l] together; not to be written into."""
         maps = tuple((level.shape[-2], level.shape[-1]) for level in levels)
-        return [self.settings.grid(maps, self.strides, levels[0].device)] * len(images.image_sizes)
+        frame = images.tensors.shape[-2], images.tensors.shape[-1]
+        return [self.settings.grid(maps, self.strides, frame, levels[0].device)] * len(images.image_sizes)
 
 
 class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision is untyped
@@ -127,8 +129,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
     def __init__(self, settings: Rpn, channels: int, strides: Sequence[int]) -> None:
         train, test = settings.train, settings.test
         super().__init__(
-            Anchors(settings.anchors, strides),
-            ProposalHead(channels, settings.anchors.per_cell),
+            AnchorGrid(settings.anchors, strides),
+            ProposalHead(channels, alike("proposals", settings.anchors.per_cell(len(strides)))),
             settings.positive,
             settings.negative,
             settings.batch,

@@ -16,11 +16,11 @@ from torchvision.ops import batched_nms
 from benchsuite.data.batch import Batch
 from benchsuite.errors import InputError
 from benchsuite.models.boxes import clip
+from benchsuite.models.dense import DenseDetector, best_pairs
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import Hard, PostProcess
 from benchsuite.models.rcnn import TwoStageDetector
 from benchsuite.models.rcnn_parts import SMALLEST, RoiAlign
-from benchsuite.models.retinanet import RetinaNetDetector, candidates
 
 Candidates = tuple[Tensor, Tensor, Tensor]
 """boxes [N, 4], scores [N], labels int64 [N]."""
@@ -62,7 +62,7 @@ class Static(nn.Module, ABC):
         """Of `image` uint8 [1, 3, H, W], padded at the right and bottom, with valid height and width `size` [1, 2]."""
         boxes, scores, labels = self.candidates(_batch(image, size))
         kept = grouped_nms(boxes, scores, labels, self.classes, self.iou, self.post.score_threshold)
-        scores, places = best(kept, scores, self.post.detections)
+        scores, places = best(kept, scores, self.post.per_image)
         real = scores > self.post.score_threshold
         boxes = boxes[places] * real.unsqueeze(1)
         return boxes, scores.clamp(min=0), torch.where(real, labels[places], -1)
@@ -87,23 +87,25 @@ def _batch(image: Tensor, size: Tensor) -> Batch:
 class StaticDense(Static):
     """RetinaNet and detectors like it."""
 
-    detector: RetinaNetDetector
+    detector: DenseDetector
     anchors: Tensor
 
-    def __init__(self, detector: RetinaNetDetector, post: PostProcess, frame: tuple[int, int]) -> None:
+    def __init__(self, detector: DenseDetector, post: PostProcess, frame: tuple[int, int]) -> None:
         super().__init__(detector, post)
         logits, _, maps = detector(torch.zeros(1, 3, *frame))
-        self.classes = logits.shape[2]
-        anchors = detector.anchors.grid(maps, detector.neck.strides, logits.device)
+        settings = detector.settings
+        self.classes = logits.shape[2] - settings.classification.background
+        anchors = settings.anchors.grid(maps, detector.neck.strides, frame, logits.device)
         self.register_buffer("anchors", anchors, persistent=False)
 
     def candidates(self, batch: Batch) -> Candidates:
         """The best pairs of anchor and class of each level."""
         logits, offsets, maps = self.detector(self.detector.normalised(batch))
-        cells = [height * width * self.detector.anchors.per_cell for height, width in maps]
-        levels = logits.split_with_sizes(cells, dim=1)
-        boxes, found, labels = candidates(levels, offsets, self.anchors, self.post.candidates)
-        return clip(boxes, batch.sizes)[0], found[0].sigmoid(), labels[0]
+        settings = self.detector.settings
+        cells = [rows * columns * count for (rows, columns), count in zip(maps, self.detector.per_cell, strict=True)]
+        levels = settings.classification.scores(logits).split_with_sizes(cells, dim=1)
+        boxes, found, labels = best_pairs(levels, offsets, self.anchors, settings.coder, self.post)
+        return clip(boxes, batch.sizes)[0], found[0], labels[0]
 
 
 class StaticTwoStage(Static):
@@ -117,9 +119,10 @@ class StaticTwoStage(Static):
         levels = detector.levels(torch.zeros(1, 3, *frame))
         rpn = detector.settings.rpn
         maps = tuple((level.shape[2], level.shape[3]) for level in levels)
-        anchors = rpn.anchors.grid(maps, detector.rpn.anchor_generator.strides, levels[0].device)
+        anchors = rpn.anchors.grid(maps, detector.rpn.anchor_generator.strides, frame, levels[0].device)
         self.register_buffer("anchors", anchors, persistent=False)
-        self.cells = [height * width * rpn.anchors.per_cell for height, width in maps]
+        counts = rpn.anchors.per_cell(len(maps))
+        self.cells = [rows * columns * count for (rows, columns), count in zip(maps, counts, strict=True)]
         self.classes = detector.roi_heads.box_predictor.cls_score.out_features - 1
 
     def candidates(self, batch: Batch) -> Candidates:
@@ -176,7 +179,7 @@ def static(detector: Detector, post: PostProcess, frame: tuple[int, int]) -> Sta
         if reason is not None:
             raise InputError(f"export: {type(module).__name__} {reason}")
     with torch.no_grad():
-        if isinstance(detector, RetinaNetDetector):
+        if isinstance(detector, DenseDetector):
             return StaticDense(detector.eval(), post, frame).eval()
         if isinstance(detector, TwoStageDetector):
             return StaticTwoStage(detector.eval(), post, frame).eval()

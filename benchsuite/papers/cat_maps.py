@@ -10,9 +10,9 @@ from benchsuite.data.batches import EvalBatches
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
+from benchsuite.models.dense import DenseDetector
 from benchsuite.models.rcnn import TwoStageDetector
 from benchsuite.models.resnet import ResNetFeatures
-from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.cat import SpatialMap
 from benchsuite.pipelines.probe import Probe
 
@@ -40,7 +40,7 @@ class SpatialMaps(Probe):
         if self.image >= len(data):
             raise InputError(f"{data.name}: has no image {self.image}, only 0 to {len(data) - 1}; choose one of them")
         detector = self.train.trained(len(data.classes), context.inputs["train"])
-        if not isinstance(detector, (RetinaNetDetector, TwoStageDetector)):
+        if not isinstance(detector, (DenseDetector, TwoStageDetector)):
             raise InputError(f"{type(detector).__name__}: has no backbone to look at; choose another row")
         batch = EvalBatches(data, self.input, 1, None)[self.image]
         height, width = batch.sizes[0].tolist()

@@ -277,31 +277,33 @@ class Head(retinanet.Head):
         """The head that incremental training begins with: no spatial and no channel attention (sec. III-D)."""
         return Head(channels=self.channels, depth=self.depth, prior=self.prior)
 
-    def build(self, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int) -> "HarHead":
-        """Build RetinaNet's towers and predictors, then what pays attention."""
-        return HarHead(self, in_channels, strides, anchors, num_classes)
+    def build(
+        self, in_channels: Sequence[int], strides: Sequence[int], anchors: Sequence[int], outputs: int
+    ) -> "HarHead":
+        """Build RetinaNet's towers and predictors, then what pays attention. InputError as RetinaNet's."""
+        return HarHead(self, in_channels, strides, anchors, outputs)
 
 
 class HarHead(RetinaNetHead):
     """The towers of RetinaNet and what pays attention to their features."""
 
     def __init__(
-        self, settings: Head, in_channels: int, strides: Sequence[int], anchors: int, num_classes: int
+        self, settings: Head, in_channels: Sequence[int], strides: Sequence[int], anchors: Sequence[int], outputs: int
     ) -> None:
         # attention comes after the towers, so that a seed gives the baseline's layers the same weights in every row
-        super().__init__(settings, in_channels, anchors, num_classes)
-        self.spatial = settings.spatial.build(in_channels, strides) if settings.spatial else None
+        super().__init__(settings, in_channels, anchors, outputs)
+        self.spatial = settings.spatial.build(in_channels[0], strides) if settings.spatial else None
         self.cls_attention = TaskAttention(settings, len(strides))
         self.box_attention = TaskAttention(settings, len(strides))
-        self.early = nn.ModuleList(predictors(settings, anchors, num_classes) if settings.dual_predictors else ())
+        self.early = nn.ModuleList(predictors(settings, anchors, outputs) if settings.dual_predictors else ())
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """cls_logits and bbox_regression; see `DenseHead` for two pairs of predictors."""
         if not self.early:
             return super().forward(levels)
         attended, (cls_logits, bbox_regression) = self.attended(levels), self.early
-        early = predictions(*attended, cls_logits, bbox_regression, self.num_classes)
-        late = predictions(*self.refined(*attended), self.cls_logits, self.bbox_regression, self.num_classes)
+        early = predictions(*attended, cls_logits, bbox_regression, self.outputs)
+        late = predictions(*self.refined(*attended), self.cls_logits, self.bbox_regression, self.outputs)
         if self.training:
             return torch.cat((early[0], late[0])), torch.cat((early[1], late[1]))
         return (early[0] + late[0]) / 2, (early[1] + late[1]) / 2

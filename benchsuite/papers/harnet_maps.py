@@ -11,8 +11,8 @@ from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
 from benchsuite.models.cross_level import CrossLevelGates, LevelGates
+from benchsuite.models.dense import DenseDetector
 from benchsuite.models.detector import Detector
-from benchsuite.models.retinanet import RetinaNetDetector
 from benchsuite.papers.harnet import AlignedAttention, SpatialGates
 from benchsuite.pipelines.probe import Probe
 
@@ -41,7 +41,7 @@ class AttentionMaps(Probe):
         detector = self.train.trained(len(data.classes), context.inputs["train"])
         batch = EvalBatches(data, self.input, 1, None)[self.image]
         height, width = batch.sizes[0].tolist()
-        if not isinstance(detector, RetinaNetDetector):
+        if not isinstance(detector, DenseDetector):
             raise InputError(f"{type(detector).__name__}: has no attention of HAR-Net's to look at; choose another row")
         with torch.inference_mode():
             found = attention_maps(detector.eval(), detector.normalised(batch))

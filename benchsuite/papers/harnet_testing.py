@@ -18,10 +18,11 @@ from torch.nn.functional import pad
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.data.transforms import Input, ShortSide
 from benchsuite.errors import InputError
+from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import clip
+from benchsuite.models.dense import DenseDetector, best_pairs
 from benchsuite.models.detector import Detector, Testing
 from benchsuite.models.postprocess import PostProcess, select
-from benchsuite.models.retinanet import RetinaNetDetector, candidates
 
 
 class AsRead(Input):
@@ -107,7 +108,7 @@ class MultiScale(Testing):
 
     def wrap(self, detector: Detector) -> "MultiScaleDetector":
         """The detector at all sizes. InputError for a detector without a pyramid of levels to merge."""
-        if not isinstance(detector, RetinaNetDetector):
+        if not isinstance(detector, DenseDetector) or not isinstance(detector.settings.anchors, PyramidAnchors):
             raise InputError(
                 f"testing: {type(detector).__name__} has no levels to merge; leave multi-scale testing out"
             )
@@ -146,7 +147,7 @@ def _averaged(small: Sequence[Tensor], large: Sequence[Tensor]) -> list[Tensor]:
 class MultiScaleDetector(Detector):
     """A trained detector tested at several sizes; it takes images as read, those of a batch of one size."""
 
-    def __init__(self, detector: RetinaNetDetector, settings: MultiScale) -> None:
+    def __init__(self, detector: DenseDetector, settings: MultiScale) -> None:
         super().__init__()
         self.detector = detector
         self.single = [settings.resize(short) for short in settings.single]
@@ -180,8 +181,8 @@ class MultiScaleDetector(Detector):
         height, width = resized.shape[-2:]
         padded = pad(resized, (0, -width % resize.multiple, 0, -height % resize.multiple))
         logits, offsets, cells = self.detector(padded)
-        counts = [rows * columns * self.detector.anchors.per_cell for rows, columns in cells]
-        probabilities = logits.float().sigmoid().split_with_sizes(counts, dim=1)
+        counts = [rows * columns * count for (rows, columns), count in zip(cells, self.detector.per_cell, strict=True)]
+        probabilities = self.detector.settings.classification.scores(logits.float()).split_with_sizes(counts, dim=1)
         strides = self.detector.neck.strides
         return OutputMaps(
             probabilities, offsets.float().split_with_sizes(counts, dim=1), cells, strides, (height, width)
@@ -189,9 +190,10 @@ class MultiScaleDetector(Detector):
 
     def _candidates(self, maps: OutputMaps, sizes: Tensor, post: PostProcess) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes [B, M, 4] in pixels of images of `sizes` [B, 2], scores [B, M], labels [B, M]."""
-        anchors = self.detector.anchors.grid(maps.cells, maps.strides, sizes.device)
+        settings = self.detector.settings
+        anchors = settings.anchors.grid(maps.cells, maps.strides, maps.size, sizes.device)
         offsets = torch.cat(list(maps.offsets), dim=1)
-        boxes, scores, labels = candidates(maps.probabilities, offsets, anchors, post.candidates)
+        boxes, scores, labels = best_pairs(maps.probabilities, offsets, anchors, settings.coder, post)
         seen = sizes.new_tensor([maps.size]).expand_as(sizes)
         ratio = (sizes / seen).flip(1).repeat(1, 2).unsqueeze(1)  # x, y, x, y
         return clip(boxes, seen) * ratio, scores, labels
