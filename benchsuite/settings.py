@@ -15,14 +15,16 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from benchsuite.errors import nearest
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+"""A setting that is on or off; off is None, which no key mentions."""
 P = TypeVar("P", bound="Part")
 NO_SUCH_KIND = "unknown kind"
 """What the error begins with where a `kind` names nothing."""

@@ -249,3 +249,19 @@ def test_a_claim_about_an_unknown_row_is_refused(stored: Results) -> None:
     claim = ClaimRecord(better="nobody", than="baseline", on="AP")
     with pytest.raises(ValueError, match="nobody"):
         Results.model_validate({**dict(stored), "claims": [claim]})
+
+
+def test_only_one_run_at_a_time_merges_into_a_file(tmp_path: Path) -> None:
+    """Each of several processes adds its own seed; all are there afterwards."""
+    code = (
+        "import sys; from pathlib import Path; from benchsuite.report.results import Measured, load, save\n"
+        f"stored, seed = load(Path({str(STORED)!r})), int(sys.argv[1])\n"
+        "row = stored.row('baseline').model_copy(update={'measured': {'AP': Measured.of([float(seed)])}})\n"
+        "rows = tuple(row if each.id == row.id else each.model_copy(update={'measured': {}}) for each in stored.rows)\n"
+        "for _ in range(20):\n"
+        "    save(stored.model_copy(update={'rows': rows, 'seeds': (seed,), 'claims': ()}), Path(sys.argv[2]))\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(seed), str(tmp_path)]) for seed in range(4)]
+    assert [each.wait() for each in running] == [0] * 4
+    (file,) = tmp_path.iterdir()
+    assert load(file).values("baseline", "AP") == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchsuite.disk import sync
 from benchsuite.engine.job import Artifact
 from benchsuite.errors import InputError
 from benchsuite.settings import Json
@@ -140,7 +141,7 @@ class Store:
         text = json.dumps({"key": key, **record, "files": files}, indent=1, ensure_ascii=False)
         (scratch / RECORD).write_text(text + "\n", encoding="utf-8")
         for path in (*paths, scratch / RECORD, *(p for p in scratch.rglob("*") if p.is_dir()), scratch):
-            _sync(path)
+            sync(path)
         target = self.folder(key)
         remove(target)  # it has no record, or the job would not have run: a folder somebody emptied, a link to nowhere
         for name, path in zip(files, paths, strict=True):  # the rename moves files, it does not change them
@@ -256,11 +257,3 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             _digests[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     return _digests[identity]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

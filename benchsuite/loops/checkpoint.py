@@ -1,7 +1,6 @@
 """Tensors on disk: safetensors with a few JSON values in the header, written whole or not at all, never pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchsuite.disk import whole
 from benchsuite.errors import InputError
 from benchsuite.settings import Json
 
@@ -18,14 +18,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Json] | 
     """Write `tensors` (any device and memory format) and `state` to `path`; a kill leaves the old file or the new."""
     # Contiguous copies of their own: safetensors knows no memory format and refuses tensors that share memory.
     held = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    scratch = path.with_name(f".{path.name}.scratch")
-    try:
+    with whole(path) as scratch:
         save_file(held, scratch, metadata={"state": json.dumps(state or {})})
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def load(path: Path, cure: str) -> tuple[dict[str, Tensor], dict[str, Json]]:

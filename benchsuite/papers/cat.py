@@ -17,17 +17,16 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from benchsuite.models.attention import Attention, reduced
 from benchsuite.papers.cat_pooling import DIMS, Over, blurred_maxima, entropy, gaussian, min_max
+from benchsuite.settings import Switch
 
 Operator = Literal["avg", "max", "ent"]
 GREEK = {"avg": "alpha", "max": "beta", "ent": "gamma"}
 TAPS = 5  # k, "set to 5 in this paper after comparisons in experiments"
-Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
-"""On or off; off is None, which no key mentions."""
 
 
 class Cat(Attention):

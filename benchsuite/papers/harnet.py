@@ -20,7 +20,7 @@ from itertools import pairwise, zip_longest
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
@@ -29,10 +29,7 @@ from benchsuite.models import retinanet
 from benchsuite.models.cross_level import CrossLevelGates, CrossLevelGroupNorm, LevelGates
 from benchsuite.models.fpn import Fpn, Levels, Neck
 from benchsuite.models.retinanet import RetinaNetHead, conv3x3, predictions, predictors
-from benchsuite.settings import Part, Settings
-
-Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
-"""On or off; off is None, which no key mentions."""
+from benchsuite.settings import Part, Settings, Switch
 
 
 class SpatialAttention(Settings):

@@ -97,6 +97,11 @@ class Predict(Job):
         predict(detector, batches, data, self.post, context, precision, channels_last, loaders(context))
 
 
+def found(artifact: Artifact) -> Found:
+    """The detections that a `Predict` left."""
+    return Found.load(artifact.path("detections.safetensors"))
+
+
 def tested(detector: Detector, testing: Testing | None) -> Detector:
     """The trained detector as it is tested."""
     return detector if testing is None else testing.wrap(detector)
@@ -117,8 +122,7 @@ class Score(Job):
 
     def do(self, context: Context) -> None:
         """Read ground truth and detections, and let the metric count."""
-        found = Found.load(context.inputs["predict"].path("detections.safetensors"))
-        context.write_metrics(self.metric.score(self.predict.data.open(), found))
+        context.write_metrics(self.metric.score(self.predict.data.open(), found(context.inputs["predict"])))
 
 
 class Difference(Job):
@@ -137,11 +141,9 @@ class Difference(Job):
 
     def do(self, context: Context) -> None:
         """Draw images with replacement, the same ones for both."""
-        first, second = (
-            Found.load(context.inputs[name].path("detections.safetensors")) for name in ("first", "second")
-        )
-        found = self.metric.paired(self.first.data.open(), second, first, self.column)
-        context.write_metrics({} if found is None else asdict(found))
+        first, second = (found(context.inputs[name]) for name in ("first", "second"))
+        interval = self.metric.paired(self.first.data.open(), second, first, self.column)
+        context.write_metrics({} if interval is None else asdict(interval))
 
 
 class Time(Job):

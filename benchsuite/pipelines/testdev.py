@@ -11,12 +11,10 @@ import numpy as np
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.engine.job import Context, Job
 from benchsuite.metrics.metric import Found
-from benchsuite.pipelines.detection import Detection, Predict, Score
+from benchsuite.pipelines.detection import Detection, Predict, Score, found
 from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.recipe.recipe import MINIVAL
 from benchsuite.settings import Json
-
-PREFIX = "minival_"
-"""Before the names of columns that are measured here: minival is what such tables call val2017."""
 
 
 class Minival(Score):
@@ -24,9 +22,8 @@ class Minival(Score):
 
     def do(self, context: Context) -> None:
         """As `Score` does."""
-        found = Found.load(context.inputs["predict"].path("detections.safetensors"))
-        scores = self.metric.score(self.predict.data.open(), found)
-        context.write_metrics({PREFIX + name: value for name, value in scores.items()})
+        scores = self.metric.score(self.predict.data.open(), found(context.inputs["predict"]))
+        context.write_metrics({MINIVAL + name: value for name, value in scores.items()})
 
 
 class Submit(Job):
@@ -46,8 +43,7 @@ class Submit(Job):
 
     def do(self, context: Context) -> None:
         """Read, convert, write."""
-        found = Found.load(context.inputs["predict"].path("detections.safetensors"))
-        lines = coco_results(self.predict.data.open(), found)
+        lines = coco_results(self.predict.data.open(), found(context.inputs["predict"]))
         (context.folder / "detections.json").write_text(json.dumps(lines) + "\n")
         context.write_metrics({"submitted": len(lines)})
 
@@ -83,4 +79,4 @@ class TestDev(Detection):
 
     def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
         """On the columns that are measured here."""
-        return super().difference(other, seed, column.removeprefix(PREFIX)) if column.startswith(PREFIX) else None
+        return super().difference(other, seed, column.removeprefix(MINIVAL)) if column.startswith(MINIVAL) else None

@@ -13,6 +13,9 @@ from benchsuite.recipe.explain import explain
 from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read, read_top
 
 TIERS = ("smoke", "mini", "paper")
+MINIVAL = "minival_"
+"""What the id of a column begins with that holds on minival (val2017) what the column of the rest of its id holds on
+test-dev."""
 
 
 class _Outer(BaseModel):

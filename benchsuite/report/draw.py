@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchsuite.disk import outgoing
 from benchsuite.errors import InputError
 from benchsuite.report import figures
 from benchsuite.report.results import load
@@ -15,12 +16,8 @@ def save_figure(figure: "Figure", file: Path) -> Path:
     """Write a figure in the format of the file's ending; InputError where it cannot be written."""
     from benchsuite.report.figures._style import style
 
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with style():
-            figure.savefig(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    with style(), outgoing(file) as scratch:
+        figure.savefig(scratch)
     return file
 
 

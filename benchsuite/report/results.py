@@ -10,12 +10,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchsuite.disk import folder_of, whole
 from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Claim, Column, Paper, Published, Spread
 from benchsuite.settings import flat_errors
@@ -200,24 +201,18 @@ def save(results: Results, folder: Path, name: str | None = None, force: bool = 
     """
     clean = Results.model_validate(_without_paths(results.model_dump(mode="json", by_alias=True)))
     file = folder / file_name(clean, name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if file.exists() and not force:
-                earlier = load(file)
-                difference = unlike(earlier, clean)
-                if difference:
-                    raise InputError(
-                        f"{file}: holds a run of other settings ({difference}); give this one a --name "
-                        "of its own, or --force to replace it"
-                    )
-                clean = merged(earlier, clean)
-            _write(file, json.dumps(clean.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be written ({error.strerror}); make room or make the folder writable, or "
-            "choose another with --out"
-        ) from None
+    with folder_of(file), _locked(folder), whole(file) as scratch:
+        if file.exists() and not force:
+            earlier = load(file)
+            difference = unlike(earlier, clean)
+            if difference:
+                raise InputError(
+                    f"{file}: holds a run of other settings ({difference}); give this one a --name "
+                    "of its own, or --force to replace it"
+                )
+            clean = merged(earlier, clean)
+        text = json.dumps(clean.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
+        scratch.write_text(text + "\n", encoding="utf-8")
     return file
 
 
@@ -315,20 +310,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
 
 
 def published_value(cell: Published) -> float | None:

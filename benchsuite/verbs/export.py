@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchsuite.data.batches import EvalBatches
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.disk import outgoing
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
 from benchsuite.models.postprocess import PostProcess
@@ -114,15 +115,8 @@ def write(network: Static, frame: tuple[int, int], file: Path) -> dict[str, int]
     except onnx.checker.ValidationError as error:  # a deformable convolution is none of this opset's, for instance
         told = str(error).partition("\n")[0]
         raise InputError(f"export: has an operator outside ONNX's standard ({told}); export another network") from None
-    scratch = file.with_name(f".{file.name}.scratch")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with outgoing(file) as scratch:
         scratch.write_bytes(model.SerializeToString())
-        scratch.replace(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror}); choose another with --out") from None
-    finally:
-        scratch.unlink(missing_ok=True)
     kinds = [node.op_type for node in _nodes(model)]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 

@@ -11,7 +11,7 @@ from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
-from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.detection import Detection, found
 from benchsuite.pipelines.probe import probe_for
 from benchsuite.report import probed
 from benchsuite.report.draw import save_figure
@@ -27,9 +27,9 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
     pipeline, seed = detection_of(plan)
     job = pipeline.predict(seed)
     require(job, plan, store)
-    data, found = job.data.open(), Found.load(store.verified(job.key).path("detections.safetensors"))
+    data, predicted = job.data.open(), found(store.verified(job.key))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
-    pictures = [_picture(data, found, int(index)) for index in chosen]
+    pictures = [_picture(data, predicted, int(index)) for index in chosen]
     figure = detections(pictures, data.classes, _title(plan, data.name, seed), threshold)
     return save_figure(figure, folder / f"{_name(plan)}.detections.{form}")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchsuite.disk import outgoing
 from benchsuite.engine.progress import Reporter, reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
@@ -107,5 +108,6 @@ def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]
     file = save(results, folder, name or None, force)
     merged = load(file)
     table = file.with_suffix(".md")
-    table.write_text(markdown(compare([merged])), encoding="utf-8")
+    with outgoing(table) as scratch:
+        scratch.write_text(markdown(compare([merged])), encoding="utf-8")
     return [file, table, save_figure(default(merged), file.with_suffix(".png"))]

@@ -4,14 +4,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import FillStyleType
 
-from benchsuite.recipe.recipe import Column
+from benchsuite.recipe.recipe import MINIVAL, Column
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.figures._style import ACROSS, HATCHED, OURS, PAPER, legend, missing, new_figure, style
 from benchsuite.report.grids import label
 from benchsuite.report.results import Results
-
-MINIVAL = "minival_"
-"""What the id of a column begins with that holds on minival what the column of the rest of its id holds on test-dev."""
 
 
 def draw(results: Results) -> Figure:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchsuite.errors import InputError
+from benchsuite.disk import outgoing
 from benchsuite.report.figures import described
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ def plot(name: str, folder: Path, store: "Store", tier: str, form: str) -> tuple
     found = gather(folder, store, tier)
     stem = f"{name}.{tier}" if tier else name
     numbers = folder / f"{stem}.csv"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(found.numbers).to_csv(numbers, index=False)
-    except OSError as error:
-        raise InputError(f"{numbers}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    with outgoing(numbers) as scratch:
+        pd.DataFrame(found.numbers).to_csv(scratch, index=False)
     return [save_figure(found.figure, folder / f"{stem}.{form}"), numbers], found.missing

@@ -8,8 +8,8 @@ from data_cases import one_line
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchsuite.disk import DEPTH, outgoing, parse_json, read_json, read_typed
 from benchsuite.errors import InputError
-from benchsuite.reading import DEPTH, parse_json, read_json, read_typed
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
@@ -81,3 +81,24 @@ def test_only_regular_files_within_the_limit(tmp_path: Path) -> None:
         with pytest.raises(InputError) as error:
             read_json(tmp_path / name, limit=100)
         one_line(error, told)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "below" / "figure.png"
+    with outgoing(file) as scratch:
+        scratch.write_text("new")
+        assert scratch.suffix == ".png" and not file.exists()
+    with pytest.raises(ZeroDivisionError), outgoing(file) as scratch:
+        scratch.write_text("half")
+        raise ZeroDivisionError
+    assert [(path, path.read_text()) for path in file.parent.iterdir()] == [(file, "new")]
+
+
+@pytest.mark.parametrize("where", ["file/figure.png", "/proc/figure.png"])
+def test_what_cannot_be_written_is_told_in_one_line(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"figure.png: cannot be written \(.+\); .* --out$"),
+        outgoing(tmp_path / where),
+    ):
+        pass

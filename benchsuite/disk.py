@@ -1,4 +1,5 @@
-"""Files that anybody may have written, read within bounds, or refused by one line that names the file and the cure.
+"""Files: what anybody may have written is read within bounds, or refused by one line that names the file and the cure;
+what we write is there whole or not at all.
 
 JSON comes in two ways. `read_json` gives Python's own values, for files of modest size whose form is checked later.
 `read_typed` decodes straight into `msgspec` structures, for annotations and detections: what a structure does not name
@@ -10,6 +11,8 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -122,3 +125,49 @@ def _deeper_than(value: Any, depth: int) -> bool:
 
 def _children(value: "list[Any] | dict[str, Any]") -> Any:
     return value.values() if isinstance(value, dict) else value
+
+
+# --- writing
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to; what was written takes the place of `file` when the block ends well, so that
+    a kill or a full disk leaves the old file or the new one."""
+    scratch = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    try:
+        yield scratch
+        sync(scratch)
+        scratch.replace(file)
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def outgoing(file: Path) -> Iterator[Path]:
+    """`whole` for a file that the user asked for: makes its folder; InputError where it cannot be written."""
+    with folder_of(file), whole(file) as scratch:
+        yield scratch
+
+
+@contextmanager
+def folder_of(file: Path) -> Iterator[None]:
+    """Make the folder of a file that the user asked for; InputError where the block cannot write there."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror or error}); make room or make the folder writable, or choose "
+            "another with --out"
+        ) from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
