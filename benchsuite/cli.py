@@ -160,6 +160,9 @@ def run(
     name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
     force: Annotated[bool, typer.Option(help="Overwrite a results file of unlike settings.")] = False,
     checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", min=1)] = 500,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal bits from equal work on a GPU too, slower.")
+    ] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run tables: train, predict and score what is not done yet, then write results, table and plot.
@@ -170,6 +173,7 @@ def run(
 
     bench run 'har-*' --tier paper --data-root /data --device cuda
     """
+    from benchsuite.engine.job import Execution
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
     from benchsuite.verbs.listing import print_plan
@@ -180,7 +184,8 @@ def run(
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
     print_plan(planned, kept, to_stderr=as_json)
     options = RunOptions(
-        device=device, slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every
+        device=device, slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
+        execution=Execution(deterministic),
     )  # fmt: skip
     outcome = run_plan(planned, kept, options)
     _print_json(outcome.form()) if as_json else outcome.show()

@@ -63,7 +63,18 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "plan": sorted([*source, "--json", "--rows"]),
         "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(
-            [*source, "--json", "--rows", "--checkpoint-every", "--device", "--force", "--name", "--out", "--slots"]
+            [
+                *source,
+                "--json",
+                "--rows",
+                "--checkpoint-every",
+                "--deterministic",
+                "--device",
+                "--force",
+                "--name",
+                "--out",
+                "--slots",
+            ]
         ),
         "score": ["--json", "--protocol"],
         "compare": ["--check", "--format", "--json"],

@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -47,8 +48,24 @@ def test_cores_obey_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores() >= 1
 
 
-def test_determinism_needs_no_switch_on_a_cpu() -> None:
+@pytest.mark.parametrize("asked", [False, True])
+def test_determinism_needs_no_switch_on_a_cpu(asked: bool) -> None:
     import torch
 
-    determinism("cpu")
+    assert determinism("cpu", asked) is True
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_determinism_is_to_be_asked_for_on_a_gpu(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        assert determinism("cuda:0", asked) is asked
+        assert torch.are_deterministic_algorithms_enabled() is asked
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is asked
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

@@ -92,7 +92,9 @@ def context(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_boxes_are_in_original_pixels(tmp_path: Path, precision: str, channels_last: bool) -> None:
     seen: list[Progress] = []
-    predict(Corner(), BATCHES, data(), POST, context(tmp_path, seen.append), precision, channels_last)  # type: ignore[arg-type]
+    where = context(tmp_path, seen.append)
+    predict(Corner(), BATCHES, data(), POST, where, precision, channels_last)  # type: ignore[arg-type]
+    assert where.ran_under == {"precision": precision, "tf32": {"matmul": False, "cudnn": False}}
     found = Found.load(tmp_path / "detections.safetensors")
     assert found.image_ids.tolist() == [10, 20, 20]
     assert found.boxes.tolist() == [[8, 2, 32, 10], [1, 1, 4, 5], [1, 1, 4, 5]]

@@ -44,6 +44,7 @@ def test_inputs_come_first_and_nothing_is_done_twice(store: Store, tmp_path: Pat
     assert record["inputs"] == {"after": b.key, "also": a.key}
     assert record["label"] == "echo c"
     assert record["device"] == "cpu"
+    assert record["ran_under"] == {"deterministic": True}
     again = go([a, b, c], store)
     assert statuses(again) == ["cached"] * 3
     assert again.exit_code == 0

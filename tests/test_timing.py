@@ -73,6 +73,7 @@ def test_a_detector_is_timed(tmp_path):
     samples = json.loads((tmp_path / "samples.json").read_text())
     assert metrics["latency_ms_q1"] <= metrics["latency_ms"] <= metrics["latency_ms_q3"]
     assert len(samples["values_ms"]) == 4
+    assert context.ran_under == {"precision": "fp32", "tf32": {"matmul": False, "cudnn": False}}
 
 
 def test_running_out_of_memory_says_what_to_lower(tmp_path):

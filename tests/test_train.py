@@ -289,6 +289,7 @@ MODES = [
     {},
     {"channels_last": False},
     {"precision": "bf16"},
+    {"precision": "tf32"},
     {"precision": "bf16", "channels_last": False, "micro_batch": 3, "clip_norm": 0.3},
     {"momentum": 0.0},
 ]
@@ -449,3 +450,21 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, error: Exception) -> N
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         train(Hungry(RuntimeError("a bug")), Fakes(), solver(), context(tmp_path), 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_switches_hold_for_the_forward_and_the_backward_pass(tmp_path: Path, precision: str) -> None:
+    seen: list[bool] = []
+
+    class Looking(Tiny):
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
+            found = super().losses(batch)
+            seen.append(torch.backends.cudnn.allow_tf32)
+            for value in found.values():
+                value.register_hook(lambda slope: seen.append(torch.backends.cuda.matmul.allow_tf32))  # type: ignore[no-untyped-call]
+            return found
+
+    where = context(tmp_path)
+    train(Looking(), Fakes(), solver(precision=precision, iterations=2, drops=()), where, 1)
+    assert seen == [precision == "tf32"] * 6
+    assert where.ran_under["precision"] == precision

@@ -45,19 +45,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def determinism(device: str) -> None:
-    """Make equal work give equal bits on `device`, as far as torch can; call before its first work there.
+def determinism(device: str, asked: bool) -> bool:
+    """Whether equal work gives equal bits on `device`; call before its first work there.
 
-    A CPU needs no switch: there, equal thread counts give equal bits. On a GPU some operations have no deterministic
-    form; torch then warns in the job's log.
+    A CPU needs no switch: there, equal thread counts give equal bits. On a GPU they are to be `asked` for, as they cost
+    time; some operations have no deterministic form, torch then warns in the job's log.
     """
     import torch
 
     torch.backends.cudnn.benchmark = False
-    if device != "cpu":
+    if device == "cpu":
+        return True
+    if asked:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+    torch.use_deterministic_algorithms(asked, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+    return asked
 
 
 @cache

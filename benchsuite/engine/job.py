@@ -41,12 +41,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How jobs are done, where that is the user's choice of the moment: it enters no key.
+
+    deterministic  equal work gives equal bits on a GPU too, at some cost; on a CPU it does in any case
+    """
+
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
 class Context:
     """What a job may use while it works.
 
     `folder` becomes the artifact when `do` returns; `partial` outlives a kill and is where checkpoints go;
     `cache` is shared by all jobs of a store (decoded images). `stop()` is true once the user asked to stop: the job
-    then leaves a checkpoint and raises `Interrupted`.
+    then leaves a checkpoint and raises `Interrupted`. What it writes into `ran_under` is recorded with its artifact.
     """
 
     folder: Path
@@ -58,6 +68,8 @@ class Context:
     checkpoint_every: int = 500
     report: Callable[[Progress], None] = lambda progress: None
     stop: Callable[[], bool] = lambda: False
+    execution: Execution = field(default_factory=Execution)
+    ran_under: dict[str, Json] = field(default_factory=dict)
 
     def write_metrics(self, metrics: Mapping[str, Json]) -> None:
         """Leave numbers in `metrics.json`."""

@@ -4,15 +4,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Literal, TypeAlias
 
 from benchsuite.engine.environment import cores, environment
-from benchsuite.engine.job import Job, Progress
+from benchsuite.engine.job import Execution, Job, Progress
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.store import LOG, Store
 from benchsuite.engine.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
@@ -102,6 +103,7 @@ def run_jobs(
     slots: Slots,
     progress: Reporter,
     checkpoint_every: int = 500,
+    execution: Execution | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Do all `jobs` (unique, inputs before those that need them) that the store does not hold yet.
@@ -113,7 +115,8 @@ def run_jobs(
     InputError if the store cannot be written.
     """
     known = {job.key: job.label for job in jobs} | dict(names or {})
-    scheduler = _Scheduler(jobs, store, slots, progress, checkpoint_every, known)
+    task = partial(Task, checkpoint_every=checkpoint_every, execution=execution or Execution())
+    scheduler = _Scheduler(jobs, store, slots, progress, task, known)
     if scheduler.pending:
         store.prepare()
     return scheduler.run()
@@ -126,10 +129,10 @@ class _Scheduler:
         store: Store,
         slots: Slots,
         progress: Reporter,
-        checkpoint_every: int,
+        task: Callable[[Job, int, str], Task],
         names: Mapping[str, str],
     ) -> None:
-        self.store, self.slots, self.progress, self.checkpoint_every = store, slots, progress, checkpoint_every
+        self.store, self.slots, self.progress, self.task = store, slots, progress, task
         self.names = names
         self.results = {job.key: self._kept(job) for job in jobs if store.artifact(job.key)}
         self.pending = {job.key: job for job in jobs if job.key not in self.results}
@@ -225,7 +228,7 @@ class _Scheduler:
                 del self.pending[job.key]
                 # what a timing measures does not depend on how many slots the other jobs had
                 threads = self.slots.cores if job.device_bound else worker.place.threads
-                worker.send(Task(job, threads, self.checkpoint_every, self.names[job.key]))
+                worker.send(self.task(job, threads, self.names[job.key]))
 
     def _next(self, device: str) -> Job | None:
         """A job that may start on `device`: timings only when nothing else runs there, and nothing beside them."""

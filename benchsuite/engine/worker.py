@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TypeAlias
 
 from benchsuite.engine.environment import determinism
-from benchsuite.engine.job import Context, Job, Progress
+from benchsuite.engine.job import Context, Execution, Job, Progress
 from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.settings import Json
@@ -58,8 +58,9 @@ class Task:
 
     job: Job
     threads: int
-    checkpoint_every: int
     name: str
+    checkpoint_every: int
+    execution: Execution
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,7 @@ def _answer(
                     checkpoint_every=task.checkpoint_every,
                     report=_throttled(pipe, store.partial(key) / PROGRESS, task.name),
                     stop=stop.is_set,
+                    execution=task.execution,
                 )
                 with _captured(log):
                     seconds = _do(job, context)
@@ -282,6 +284,7 @@ def _answer(
                     "device": place.device,
                     "threads": task.threads,
                     "seconds": round(seconds, 3),
+                    "ran_under": context.ran_under,
                     "environment": environment,
                 }
                 store.publish(key, folder, record)
@@ -295,7 +298,8 @@ def _answer(
 
 
 def _do(job: Job, context: Context) -> float:
-    _seed(int(job.key, 16), context.threads, context.device)
+    _seed(int(job.key, 16), context.threads)
+    context.ran_under["deterministic"] = determinism(context.device, context.execution.deterministic)
     started = time.perf_counter()
     try:
         job.do(context)
@@ -307,7 +311,7 @@ def _do(job: Job, context: Context) -> float:
     return time.perf_counter() - started
 
 
-def _seed(seed: int, threads: int, device: str) -> None:
+def _seed(seed: int, threads: int) -> None:
     import numpy as np
     import torch
 
@@ -315,7 +319,6 @@ def _seed(seed: int, threads: int, device: str) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed % 2**63)
     torch.set_num_threads(threads)
-    determinism(device)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from benchsuite.data.class_batches import EvalClassBatches
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import InputError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
 from benchsuite.models.classifier import Classifier
 
 
@@ -36,7 +36,7 @@ def classify(
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     out_of_memory = memory(f"classification on {context.device}", "lower eval_batch or the input size")
-    with torch.inference_mode(), out_of_memory:
+    with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
         for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
             if context.stop():
                 raise Interrupted(f"classification stopped after batch {step - 1} of {len(batches)}; run it again")

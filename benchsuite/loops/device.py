@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchsuite.data.batch import ImageBatch
+from benchsuite.engine.job import Context
 from benchsuite.errors import BenchError
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 B = TypeVar("B", bound=ImageBatch)
 
 
@@ -31,8 +32,38 @@ def place(batch: B, device: str, channels_last: bool) -> B:
     return replace(moved, images=moved.images.contiguous(memory_format=torch.channels_last))
 
 
+@contextmanager
+def arithmetic(context: Context, precision: Precision) -> Iterator[None]:
+    """What a GPU makes of products of float32, matrices' and convolutions', and a record of it in `context.ran_under`.
+
+    fp32  float32
+    tf32  10 bits of mantissa, several times as fast; left to itself, PyTorch does so in convolutions alone
+    bf16  float32 too, where `autocast` leaves it
+    """
+    with _tf32(precision == "tf32"):
+        context.ran_under["precision"] = precision
+        context.ran_under["tf32"] = {
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn": torch.backends.cudnn.allow_tf32,
+        }
+        yield
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    # By these names: whoever asks torch by one set of names after another set was used gets an error.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 def autocast(device: str, precision: Precision) -> torch.autocast:
-    """Mixed precision where asked for; bf16 needs no loss scaling."""
+    """Mixed precision where asked for; bf16 needs no loss scaling. A forward pass goes here, a whole loop in
+    `arithmetic`."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -15,7 +15,7 @@ from benchsuite.data.masks import Packed, encode
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import InputError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
@@ -55,7 +55,7 @@ def predict(
     columns: list[tuple[Tensor, ...]] = []
     masks: list[list[bytes]] = []
     out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.per_level or the input size")
-    with torch.inference_mode(), out_of_memory:
+    with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
         for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
             if context.stop():
                 raise Interrupted(f"prediction stopped after batch {step - 1} of {len(batches)}; run it again")

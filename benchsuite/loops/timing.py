@@ -13,7 +13,7 @@ from pydantic import Field
 from benchsuite.data.batch import Batch
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.loops.device import Precision, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.settings import Settings
@@ -114,7 +114,8 @@ def time_detector(
         with torch.inference_mode(), autocast(context.device, timing.precision):
             return detector.detect(batch, post)
 
-    with memory(f"timing {timing.batch} of {frame[0]}x{frame[1]}", "lower timing.batch or the input"):
+    out_of_memory = memory(f"timing {timing.batch} of {frame[0]}x{frame[1]}", "lower timing.batch or the input")
+    with out_of_memory, arithmetic(context, timing.precision):
         samples = time_forward(call, context.device, timing.warmup, timing.repeats)
     low, middle, high = samples.quartiles
     context.write_metrics({"latency_ms": middle, "latency_ms_q1": low, "latency_ms_q3": high})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchsuite.disk import outgoing
+from benchsuite.engine.job import Execution
 from benchsuite.engine.progress import Reporter, reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
@@ -16,7 +17,7 @@ from benchsuite.verbs.plan import Plan, require_all
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how to run; nothing here changes a number."""
+    """Where and how to run; nothing here enters a key."""
 
     device: str = "auto"
     slots: int | None = None
@@ -24,6 +25,7 @@ class RunOptions:
     name: str = ""
     force: bool = False
     checkpoint_every: int = 500
+    execution: Execution = field(default_factory=Execution)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def run_plan(
         slots=slots,
         progress=progress or reporter(),
         checkpoint_every=options.checkpoint_every,
+        execution=options.execution,
         names=plan.names,
     )
     recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
