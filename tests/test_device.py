@@ -16,7 +16,7 @@ Switches = tuple[bool, bool, str, str]
 def switches() -> Switches:
     """TF32 in matrix products and in cuDNN, by both sets of names that torch has for them."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    return matmul.allow_tf32, cudnn.allow_tf32, matmul.fp32_precision, cudnn.conv.fp32_precision
+    return matmul.allow_tf32, cudnn.allow_tf32, matmul.fp32_precision, cudnn.conv.fp32_precision  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=[False, True], ids=["off before", "on before"])
