@@ -1,6 +1,5 @@
 """Default boxes, the anchors of SSD (Liu et al., ECCV 2016, arXiv 1512.02325, section 2.2), made by torchvision."""
 
-from functools import lru_cache
 from typing import Annotated, Self
 
 import torch
@@ -10,13 +9,12 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from benchsuite.errors import InputError
-from benchsuite.models.anchors import Shape
-from benchsuite.settings import Settings
+from benchsuite.models.anchors import Anchors, Shape
 
 Ratios = tuple[PositiveFloat, ...]
 
 
-class DefaultBoxes(Settings):
+class DefaultBoxes(Anchors):
     """At each cell of level l a square of scale s_l, a square of √(s_l · s_l+1), then for each ratio r the boxes
     (s_l √r, s_l / √r) and (s_l / √r, s_l √r), in this order. A scale is a fraction of the input's width and height.
 
@@ -50,12 +48,8 @@ class DefaultBoxes(Settings):
             )
         return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
 
-    def grid(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape, device: torch.device) -> Tensor:
-        """All anchors, float32 [Σ H·W·A, 4] xyxy px, level by level, row by row, for maps of (H, W) cells of an input
-        of `frame` (height, width); kept for the next call: do not write into it. `strides` do not matter.
-
-        InputError where the steps are another input's.
-        """
+    def make(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape) -> Tensor:
+        """Whatever the strides. InputError where the steps are another input's."""
         self.per_cell(len(maps))
         for step, shape in zip(self.steps or (), maps, strict=False):
             wanted = tuple(_cells(side, step) for side in frame)
@@ -65,21 +59,16 @@ class DefaultBoxes(Settings):
                     f"{wanted[0]}×{wanted[1]} cells, and the map has {shape[0]}×{shape[1]}; "
                     "give the steps of this input, or null to divide it evenly"
                 )
-        return _grid(self, maps, frame, device)
+        generator = DefaultBoxGenerator(
+            [list(ratios) for ratios in self.ratios],
+            scales=list(self.scales),
+            steps=None if self.steps is None else list(self.steps),
+            clip=False,
+        )
+        one = torch.empty(())
+        boxes: Tensor = generator(ImageList(one.expand(1, 3, *frame), [frame]), [one.expand(1, 1, *s) for s in maps])[0]
+        return boxes
 
 
 def _cells(side: int, step: float) -> int:
     return -int(-side // step)
-
-
-@lru_cache(maxsize=32)
-def _grid(anchors: DefaultBoxes, maps: tuple[Shape, ...], frame: Shape, device: torch.device) -> Tensor:
-    steps = None if anchors.steps is None else list(anchors.steps)
-    # kept tensors outlive the call, so they must not be inference tensors, which training refuses
-    with torch.inference_mode(False):
-        generator = DefaultBoxGenerator(
-            [list(ratios) for ratios in anchors.ratios], scales=list(anchors.scales), steps=steps, clip=False
-        )
-        one = torch.empty((), device=device)
-        boxes: Tensor = generator(ImageList(one.expand(1, 3, *frame), [frame]), [one.expand(1, 1, *s) for s in maps])[0]
-        return boxes
