@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchsuite.disk import read_json
 from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import InputError, nearest
-from benchsuite.reading import read_json
 
 FOLLOW_SECONDS = 0.5
 TRAINING_LOG = "log.jsonl"
