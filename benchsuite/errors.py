@@ -26,6 +26,13 @@ class Interrupted(BenchError):
     exit_code = 130
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, torch's on a GPU, or that of torch's allocator on a CPU, a
+    plain RuntimeError known by its text alone. Needs no torch."""
+    kind = any(known.__name__ in ("MemoryError", "OutOfMemoryError") for known in type(error).__mro__)
+    return kind or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error))
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The closing part of an error about an unknown name: the nearest spelling and what there is.
 

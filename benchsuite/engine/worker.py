@@ -28,7 +28,7 @@ from typing import TypeAlias
 from benchsuite.engine.environment import determinism
 from benchsuite.engine.job import Context, Execution, Job, Progress
 from benchsuite.engine.store import LOG, PROGRESS, Store
-from benchsuite.errors import BenchError, Interrupted
+from benchsuite.errors import BenchError, Interrupted, out_of_memory
 from benchsuite.settings import Json
 
 REPORT_SECONDS = 0.1
@@ -358,7 +358,7 @@ def _throttled(pipe: Connection, note: Path, name: str) -> Callable[[Progress], 
 
 
 def _told(error: Exception, job: Job, place: Place, log: Path) -> str:
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
+    if out_of_memory(error):
         return f"out of memory on {place.name}; lower the batch, the input's size or --slots (log: {log})"
     return f"{_in_short(error)} (log: {log})"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchsuite.data.batch import ImageBatch
 from benchsuite.engine.job import Context
-from benchsuite.errors import BenchError
+from benchsuite.errors import BenchError, out_of_memory
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 B = TypeVar("B", bound=ImageBatch)
@@ -105,8 +105,6 @@ def memory(doing: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a plain RuntimeError, known by its text alone.
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
-        if not known:
+        if not out_of_memory(error):
             raise
         raise BenchError(f"{doing}: out of memory; {cure}") from error
