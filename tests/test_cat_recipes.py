@@ -101,6 +101,7 @@ def test_detectors_are_detectron2s(recipe: str) -> None:
         assert (solver.iterations, solver.drops, solver.warmup_iterations) == (iterations, drops, warmup)
         assert (solver.batch, solver.momentum, solver.weight_decay) == (8, 0.9, 1e-4)
         assert (solver.warmup_factor, solver.gamma, solver.clip_norm) == (0.001, 0.1, None)
+        assert (solver.norm_decay, solver.bias_decay, solver.bias_lr_factor) == (0, None, None)  # Detectron2's
         assert pipeline.input.model_dump() == {"multiple": 32, "short": 800, "long": 1333}
         assert pipeline.augment[1] == ShortSides(sides=tuple(range(smallest, 801, 32)), long=1333)
         assert (pipeline.post.score_threshold, pipeline.post.per_image) == (0.05, 100)
@@ -134,6 +135,16 @@ def test_data_and_protocols() -> None:
     }
 
 
+@pytest.mark.parametrize("recipe", SCHEDULES)
+def test_difficult_boxes_of_voc_are_trained_on(recipe: str) -> None:
+    """As in Detectron2; COCO's tables do not ask, and no table tests on them."""
+    kinds = {kind: {job.data.kind() for job in planned(recipe).jobs.values() if job.kind() == kind}
+             for kind in ("detection.Train", "detection.Predict")}  # fmt: skip
+    voc = recipe in ("cat-table1", "cat-table6")
+    assert kinds["detection.Train"] == {"subset.DifficultToo" if voc else "coco.Coco"}
+    assert kinds["detection.Predict"] == {"voc.Voc" if voc else "coco.Coco"}
+
+
 @pytest.mark.parametrize(
     ("recipe", "lr", "batch", "images", "epochs", "every", "decay"),
     [("cat-table3", 0.001, 128, 50_000, 200, 50, 5e-4), ("cat-table4", 0.1, 256, 1_281_167, 100, 30, 1e-4)],
@@ -146,6 +157,7 @@ def test_schedules_of_classification(
         assert isinstance(pipeline, Classification)
         solver = pipeline.solver
         assert (solver.lr, solver.batch, solver.weight_decay, solver.momentum) == (lr, batch, decay, 0.9)
+        assert (solver.norm_decay, solver.bias_decay, solver.bias_lr_factor) == (None, None, None)
         assert (solver.iterations, solver.warmup_iterations) == (epochs * per_epoch, 0)
         assert solver.drops == tuple(epoch * per_epoch for epoch in range(every, epochs, every))
 

@@ -2,13 +2,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_cases import KIT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import toy
 
+from benchsuite.data.batches import Batches
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.generated import Generated
-from benchsuite.data.subset import Subset, take
+from benchsuite.data.subset import DifficultToo, Splits, Subset, take
+from benchsuite.data.transforms import Fixed
+from benchsuite.data.voc import Voc
 from benchsuite.errors import MissingData
 from benchsuite.settings import Settings as Base
 from benchsuite.settings import canonical, content_key
@@ -50,6 +54,30 @@ def test_a_subset_has_a_key_and_name_of_its_own() -> None:
     assert part.fingerprint() != whole.fingerprint()
     assert part.fingerprint() == part.open().fingerprint
     assert part.name == part.open().name == f"{whole.name} (4 images)"
+
+
+def test_difficult_boxes_are_trained_on_where_asked_for(tmp_path: Path) -> None:
+    """The kit's train split: a dog, a difficult person; a person, a car."""
+    whole = Voc(splits=("2007/train",), folder=KIT)
+    left_out, kept = (Splits(train=whole, val=whole, train_difficult=switch) for switch in (False, True))
+    assert left_out.cut("train") == left_out.cut("val") == kept.cut("val") == whole, "only training is concerned"
+    found = {}
+    for splits in (left_out, kept):
+        data = splits.cut("train").open()
+        batch = Batches(data, Fixed(height=32, width=32), (), 2, seed=0, iterations=1, cache=tmp_path)[0]
+        found[splits.train_difficult] = sorted(batch.labels[batch.labels >= 0].tolist())
+    person, dog, car = (whole.classes.index(name) for name in ("person", "dog", "car"))
+    assert found == {None: sorted([dog, person, car]), True: sorted([dog, person, person, car])}
+
+
+def test_difficult_boxes_make_another_training(tmp_path: Path) -> None:
+    whole = Generated(images=9)
+    splits = Splits(train=whole, val=whole, train_limit=4, train_difficult=True)
+    assert splits.cut("train") == DifficultToo(of=Subset(of=whole, limit=4))
+    assert content_key(canonical(splits.cut("train"))) != content_key(canonical(Subset(of=whole, limit=4)))
+    assert splits.cut("train").name == Subset(of=whole, limit=4).name
+    assert splits.cut("train").has_masks() is whole.has_masks() is True
+    assert canonical(Splits(train=whole, val=whole)) == canonical(Splits(train=whole, val=whole, train_difficult=False))
 
 
 def test_the_first_dataset_on_disk_is_taken_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

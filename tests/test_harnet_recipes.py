@@ -47,6 +47,14 @@ def test_29_trainings_and_39_evaluations() -> None:
     assert counts(make_plan(select(TRAINED[:3]), "paper"))["detection.Train"] == 11
 
 
+def test_biases_learn_as_in_the_release() -> None:
+    """Twice the rate, no weight decay (har-net.spec 2: where the paper says nothing, the release)."""
+    solvers = [planned.pipeline.solver for planned in make_plan(select(["har-*"]), "paper").rows]
+    assert {(each.bias_lr_factor, each.bias_decay, each.norm_decay, each.weight_decay) for each in solvers} == {
+        (2, 0, None, 1e-4)
+    }
+
+
 def test_a_score_threshold_adds_no_training() -> None:
     before, after = (make_plan(select(TRAINED), "paper", overrides=each) for each in ([], ["post.score_threshold=0.1"]))
     assert trains(before) == trains(after)

@@ -89,6 +89,7 @@ def test_the_papers_settings() -> None:
         assert isinstance(pipeline, Plain)
         solver = pipeline.solver
         assert solver.lr / solver.batch == 0.00125 and (solver.momentum, solver.weight_decay) == (0.9, 1e-4)
+        assert (solver.norm_decay, solver.bias_decay, solver.bias_lr_factor) == (None, None, None)
         epoch = 117_266 // solver.batch
         assert (solver.iterations, *solver.drops) == (13 * epoch, 8 * epoch, 11 * epoch)
         assert pipeline.input.frame == (800, 1344) and pipeline.measure.images == 512

@@ -19,8 +19,10 @@ from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import log
 from benchsuite.loops import train as training
 from benchsuite.loops.log import MACHINE, Means, Pace
-from benchsuite.loops.train import Solver, train
+from benchsuite.loops.train import Solver, steps, train
+from benchsuite.models.cross_level import CrossLevelGroupNorm
 from benchsuite.models.detector import Detector
+from benchsuite.settings import canonical
 
 
 class Tiny(Detector):
@@ -268,6 +270,59 @@ def test_a_module_may_go_without_weight_decay(tmp_path: Path) -> None:
     train(model, Fakes(), settings, context(tmp_path), 1)
     torch.testing.assert_close(model.stem.weight.detach(), stem * (1 - 0.05 * 0.1))
     assert torch.equal(model.head.weight, head)
+
+
+class Normed(Tiny):
+    """Norms of every class, beside convolutions and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many = nn.ModuleList(
+            (nn.GroupNorm(2, 8), nn.LayerNorm(8), nn.InstanceNorm2d(8, affine=True), CrossLevelGroupNorm(8, 2))
+        )
+        self.plain = nn.Linear(8, 8)
+
+
+NORM_WEIGHTS = {"norm.weight", "norm.bias", *(f"many.{n}.{kind}" for n in range(4) for kind in ("weight", "bias"))}
+BIASES = {"stem.bias", "head.bias", "plain.bias"}
+WEIGHTS = {"stem.weight", "head.weight", "plain.weight", "unused", "frozen"}
+
+
+def test_norms_and_biases_have_a_decay_of_their_own() -> None:
+    found = steps(Normed(), solver(weight_decay=0.1, norm_decay=0.0, bias_decay=0.02, bias_lr_factor=2))
+    assert found.keys() == NORM_WEIGHTS | BIASES | WEIGHTS
+    assert {name for name, step in found.items() if step == (1, 0.0)} == NORM_WEIGHTS
+    assert {name for name, step in found.items() if step == (2, 0.02)} == BIASES
+    assert {name for name, step in found.items() if step == (1, 0.1)} == WEIGHTS
+
+
+def test_unless_they_are_set_all_parameters_decay_alike() -> None:
+    assert set(steps(Normed(), solver(weight_decay=0.1)).values()) == {(1.0, 0.1)}
+    assert "decay" not in " ".join(set(canonical(solver())) - {"weight_decay"})  # type: ignore[arg-type]
+
+
+def test_a_modules_own_factors_come_on_top() -> None:
+    model = Normed()
+    model.stem.lr_factor, model.stem.decay_factor = 0.1, 0.5  # type: ignore[assignment]
+    found = steps(model, solver(weight_decay=0.2, bias_decay=0.02, bias_lr_factor=2))
+    assert found["stem.weight"] == (0.1, 0.1) and found["stem.bias"] == (0.2, 0.01)
+
+
+def test_decay_and_rate_of_biases_reach_the_step(tmp_path: Path) -> None:
+    """With a gradient of 1 everywhere: weights move by lr · (1 + decay · w), biases by 2 lr, the norm's by lr."""
+    torch.manual_seed(0)
+    model = Tiny()
+    model.losses = lambda batch: {"sum": sum(p.sum() for p in model.parameters() if p.requires_grad)}  # type: ignore[method-assign]
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    settings = solver(
+        iterations=1, drops=(), warmup_iterations=0, weight_decay=0.1, norm_decay=0, bias_decay=0, bias_lr_factor=2
+    )
+    train(model, Fakes(), settings, context(tmp_path), 1)
+    moved = {name: before[name] - value.detach() for name, value in model.named_parameters()}
+    torch.testing.assert_close(moved["stem.weight"], 0.05 * (1 + 0.1 * before["stem.weight"]))
+    torch.testing.assert_close(moved["stem.bias"], torch.full((8,), 0.1))
+    for name in ("norm.weight", "norm.bias"):
+        torch.testing.assert_close(moved[name], torch.full((8,), 0.05))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])

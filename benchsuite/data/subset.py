@@ -1,4 +1,5 @@
-"""Datasets made of datasets: an even subset of one, and the first of several that is on this machine."""
+"""Datasets made of datasets: an even subset of one, one whose difficult boxes count, the first of several that is on
+this machine."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.masks import Chosen
 from benchsuite.errors import MissingData
-from benchsuite.settings import Settings, content_key
+from benchsuite.settings import Settings, Switch, content_key
 
 
 def take(data: DetectionSet, limit: int) -> DetectionSet:
@@ -67,6 +68,35 @@ class Subset(DetectionData):
     def open(self) -> DetectionSet:
         """Read the annotations."""
         return replace(take(self.of.open(), self.limit), name=self.name)
+
+
+class DifficultToo(DetectionData):
+    """Another dataset whose difficult boxes are boxes like any other: trained on, and if scored, counted."""
+
+    of: DetectionData
+
+    @property
+    def name(self) -> str:
+        """As the dataset."""
+        return self.of.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.of.classes
+
+    def fingerprint(self) -> str:
+        """As the dataset; the key tells them apart by `kind`."""
+        return self.of.fingerprint()
+
+    def has_masks(self) -> bool:
+        """As the dataset."""
+        return self.of.has_masks()
+
+    def open(self) -> DetectionSet:
+        """Read the annotations, and forget which boxes are difficult."""
+        data = self.of.open()
+        return replace(data, difficult=np.zeros_like(data.difficult))
 
 
 class Data(Protocol):
@@ -126,15 +156,20 @@ class FirstOnDisk(DetectionData):
 
 
 class Splits(Settings):
-    """The two splits a table needs, each cut to a number of images where a limit is given."""
+    """The two splits a table needs, each cut to a number of images where a limit is given.
+
+    train_difficult  boxes that VOC calls difficult are trained on too (Detectron2), not left out (Detectron)
+    """
 
     train: DetectionData
     val: DetectionData
     train_limit: int | None = None
     val_limit: int | None = None
+    train_difficult: Switch = None
 
     def cut(self, split: str) -> DetectionData:
         """The split as it is used."""
         data: DetectionData = getattr(self, split)
         limit: int | None = getattr(self, f"{split}_limit")
-        return data if limit is None else Subset(of=data, limit=limit)
+        data = data if limit is None else Subset(of=data, limit=limit)
+        return DifficultToo(of=data) if split == "train" and self.train_difficult else data

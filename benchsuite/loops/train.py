@@ -31,6 +31,8 @@ from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.models.detector import Trainable
 from benchsuite.settings import Json, Settings
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""A norm of another class says so by `is_norm = True`."""
 Values: TypeAlias = Mapping[str, "Tensor | float"]
 B = TypeVar("B", bound=ImageBatch)
 Positive = Annotated[float, Field(gt=0)]
@@ -43,8 +45,9 @@ class Solver(Settings):
     `batch` images make a step. With `micro_batch` they are passed in parts that fit the memory, and the gradients of
     the parts are averaged, each weighted by its images: the whole batch's gradient, except that a loss which divides
     by the batch's positives (and BatchNorm's statistics) then sees a part's positives. Weight decay is the same for
-    all parameters, norms and biases included, unless their module says otherwise (`decay_factor`). `clip_norm` bounds
-    the gradient's L2 norm.
+    all parameters unless `norm_decay` (scales and shifts of norms) or `bias_decay` (biases of what is no norm) differ;
+    `bias_lr_factor` multiplies the rate of such biases. A module's own factors (`lr_factor`, `decay_factor`) come on
+    top. `clip_norm` bounds the gradient's L2 norm.
 
     Defaults: warm-up of Detectron's RetinaNet; momentum, decay and drops of HAR-Net (arXiv 1904.11141, section V).
     """
@@ -58,6 +61,9 @@ class Solver(Settings):
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 1 / 3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    norm_decay: Annotated[float, Field(ge=0)] | None = None
+    bias_decay: Annotated[float, Field(ge=0)] | None = None
+    bias_lr_factor: Positive | None = None
     micro_batch: Count | None = None
     clip_norm: Positive | None = None
     precision: Precision = "fp32"
@@ -117,17 +123,13 @@ class Run(Generic[B]):
         place_model(network, context.device, solver.channels_last)
         self.network, self.solver, self.context, self.start = network.train(), solver, context, start
         self.named = {name: value for name, value in network.named_parameters() if value.requires_grad}
-        rates, decays = factors(network, "lr_factor"), factors(network, "decay_factor")
-        groups = dict[tuple[float, float], list[Tensor]]()
+        rules, groups = steps(network, solver), dict[tuple[float, float], list[Tensor]]()
         for name, value in self.named.items():
-            groups.setdefault((rates[name], decays[name]), []).append(value)
-        self.optimizer = torch.optim.SGD(
-            [
-                {"params": values, "factor": rate, "weight_decay": decay * solver.weight_decay}
-                for (rate, decay), values in groups.items()
-            ],
-            solver.lr, solver.momentum, fused=True,
-        )  # fmt: skip
+            groups.setdefault(rules[name], []).append(value)
+        of_each = [
+            {"params": values, "factor": factor, "weight_decay": decay} for (factor, decay), values in groups.items()
+        ]
+        self.optimizer = torch.optim.SGD(of_each, solver.lr, solver.momentum, fused=True)
         self.done, self.seconds = start, 0.0
         self.watched, self.means = watched(network), Means()
         self.lag, self.unread = lag(context.device), deque[Reading]()
@@ -248,6 +250,20 @@ def factors(model: nn.Module, kind: Literal["lr_factor", "decay_factor"]) -> dic
         for path, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
     }
+
+
+def steps(model: nn.Module, solver: Solver) -> dict[str, tuple[float, float]]:
+    """What multiplies the learning rate of each parameter, and its weight decay, by name."""
+    rates, decays = factors(model, "lr_factor"), factors(model, "decay_factor")
+    found = dict[str, tuple[float, float]]()
+    for path, module in model.named_modules():
+        norm = isinstance(module, NORMS) or getattr(module, "is_norm", False)
+        for name, _ in module.named_parameters(path, recurse=False):
+            bias = not norm and name.rpartition(".")[2] == "bias"
+            own = solver.norm_decay if norm else solver.bias_decay if bias else None
+            decay = solver.weight_decay if own is None else own
+            found[name] = rates[name] * ((bias and solver.bias_lr_factor) or 1.0), decays[name] * decay
+    return found
 
 
 def reseed(seed: int, iteration: int) -> None:

@@ -16,6 +16,8 @@ class CrossLevelGroupNorm(nn.Module):
     """Group normalisation whose statistics are an image's over its levels; scales and shifts are shared by the levels.
     The scales start at `gamma`."""
 
+    is_norm = True
+
     def __init__(self, channels: int, groups: int, gamma: float = 1.0, centred: bool = True) -> None:
         super().__init__()
         self.groups, self.centred = groups, centred

@@ -20,8 +20,9 @@ class Trainable(nn.Module, ABC, Generic[B]):
     """A network that knows its losses on batches of one kind.
 
     A module within it may have `lr_factor` and `decay_factor`, numbers that the learning rate and the weight decay of
-    its own parameters are multiplied by, and `observe() -> dict[str, Tensor | float]`, scalars that the training log
-    keeps: it is asked after every step, and a line has the mean.
+    its own parameters are multiplied by, `is_norm = True` where it is a norm torch does not know (`Solver.norm_decay`),
+    and `observe() -> dict[str, Tensor | float]`, scalars that the training log keeps: it is asked after every step, and
+    a line has the mean.
     """
 
     @abstractmethod

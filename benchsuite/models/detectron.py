@@ -1,11 +1,11 @@
 """Detectors as Detectron2 sets them in its FPN configurations (`COCO-Detection`, `COCO-InstanceSegmentation`, Wu et al.
 2019): what papers that ran on it mean by Faster R-CNN, RetinaNet and Mask R-CNN.
 
-Beside what is below: 1,000 proposals after 2,000 (training) or 1,000 (test) a level, RoIAlign with points at the
-centres of pixels and as many of them as a RoI covers, absolute differences as box losses. The rest is as elsewhere.
+Beside what is below: the NMS of all levels at once leaves an image 1,000 proposals of 2,000 (training) or 1,000 (test)
+a level, RoIAlign has points at the centres of pixels and as many of them as a RoI covers, box losses are absolute
+differences. The rest is as elsewhere.
 
-choice: RetinaNet's losses are divided by the foreground of the batch; Detectron2 divides by its running mean. Proposals
-are limited once an image, after the NMS of all its levels.
+choice: RetinaNet's losses are divided by the foreground of the batch; Detectron2 divides by its running mean.
 """
 
 from pydantic import NonNegativeInt
