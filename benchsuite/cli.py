@@ -72,6 +72,14 @@ def _seeds(text: str) -> list[int]:
         raise InputError(f"--seeds {text}: is not a list of whole numbers; for instance --seeds 0,1,2") from None
 
 
+def _target(verb: str, text: str) -> tuple[str, str]:
+    """RECIPE/ROW as two; the recipe may be a file in a folder."""
+    recipe, _, row = text.rpartition("/")
+    if not recipe or not row or row.endswith((".yaml", ".yml")):
+        raise InputError(f"{verb} '{text}': needs RECIPE/ROW; for instance har-table1/baseline or mine.yaml/baseline")
+    return recipe, row
+
+
 def _plan(
     ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None
 ) -> "Plan":
@@ -235,7 +243,7 @@ def plot(
     name: Annotated[
         str, typer.Argument(help="A recipe id, or a figure or picture of `bench list`.", autocompletion=complete)
     ],
-    target: Annotated[str, typer.Argument(help="For a picture: RECIPE/ROW.")] = "",
+    target: Annotated[str, typer.Argument(help="For a picture: RECIPE/ROW, an id or a YAML file before the row.")] = "",
     tier: Annotated[str, typer.Option("--tier", "-t", help="Results of this tier only; for detections: smoke.")] = "",
     seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
@@ -267,16 +275,14 @@ def plot(
     elif target or name == "detections":
         from benchsuite.verbs.plot import plot_detections, plot_probe
 
-        recipe, _, row = target.partition("/")
-        if not row:
-            raise InputError(f"plot {name} '{target}': needs RECIPE/ROW; for instance har-table1/baseline")
+        recipe, row = _target(f"plot {name}", target)
         planned, kept = _plan([recipe], tier or "smoke", row, seeds, data, data_root, sets), Store(store)
         if name == "detections":
             files = [plot_detections(planned, kept, out, images, form, threshold)]
         else:
             files = [plot_probe(name, planned, kept, out, image, form)]
     else:
-        files = plot_results(load_recipe(name).id, tier, figure, out, form)
+        files = plot_results(load_recipe(name), tier, figure, out, form)
     for file in files:
         print(file)
 
@@ -298,9 +304,7 @@ def export(
     from benchsuite.verbs.export import export as write
     from benchsuite.verbs.listing import print_export
 
-    recipe, _, row = target.partition("/")
-    if not row:
-        raise InputError(f"export '{target}': needs RECIPE/ROW; for instance pod-table2/retina-50-fd")
+    recipe, row = _target("export", target)
     planned = _plan([recipe], tier, row, seeds, data, data_root, sets)
     found = write(planned, Store(store), out, images)
     _print_json(found.form()) if as_json else print_export(found)

@@ -136,6 +136,27 @@ def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert train["cached"] is False
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--tier", "mini"], [(6, "one seed settles nothing")]),
+        (["--tier", "paper", "--seeds", "4"], [(6, "one seed settles nothing")]),
+        (["--tier", "smoke", "--seeds", "0,1"], [(6, "numbers of smoke mean nothing")]),
+        (["--tier", "mini", "--rows", "baseline,sa-1-1-1"], [(1, "one seed settles nothing")]),
+        (["--tier", "mini", "--rows", "baseline"], []),
+        (["--tier", "mini", "--seeds", "0,1"], []),
+    ],
+)
+def test_plan_says_what_seeds_cannot_settle(
+    arguments: list[str], expected: list[tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(capsys, "plan", "har-table1", *arguments, "--json")["unsettled"]
+    assert found == [{"recipe": "har-table1", "claims": claims, "reason": reason} for claims, reason in expected]
+    assert bench("plan", "har-table1", *arguments) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "settle" in line]
+    assert len(lines) == len(expected)
+
+
 def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["id"]: row for row in told(capsys, "inspect", "har-table1", "--json")["rows"]}
     assert rows["baseline"]["parameters"] == 37_387_832
@@ -168,10 +189,24 @@ def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str])
         (["data", "verify"], "needs a recipe id or --data DIR"),
         (["inspect", "har-table1", "--set", "x=1"], "unknown key `x`"),
         (["show", "*"], "recipes; give one"),
+        (["plot", "masks", "mine.yaml"], "needs RECIPE/ROW"),
+        (["export", "./mine.yaml"], "needs RECIPE/ROW"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in complaint(capsys, *arguments)
+
+
+def test_a_recipe_that_is_a_file_is_called_by_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "own.yaml"
+    file.write_text("id: mine\nextends: _har-ablation.yaml\ntable: A\ntitle: Mine\nrows: [{id: baseline}]\n")
+    again = f"first: bench run {file} --rows baseline --tier smoke"
+    assert again in complaint(capsys, "plot", "detections", f"{file}/baseline")
+    assert again in complaint(capsys, "export", f"{file}/baseline")
+    assert f"first: bench run {file} --tier smoke" in complaint(capsys, "plot", file)
+    assert bench("show", file) == 0
+    assert f"bench run {file} --tier" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_missing_split_says_what_to_download_and_where_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,29 @@ def test_from_recipe_to_plot_and_back_from_the_store(
     assert "--name of its own, or --force" in failure(capsys, *run, "--set", "post.per_image=5")
 
 
+def test_a_smoke_run_ends_with_the_table_and_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "id: mine\nextends: _har-ablation.yaml\ntable: A\ntitle: Mine\n"
+        "rows: [{id: baseline}, {id: twin, same_as: baseline}]\n"
+        "claims: [{close: twin, to: baseline, within: 1, on: AP}]\n"
+    )
+    arguments = [own, "--data", data, *(word for setting in TINY for word in ("--set", setting))]
+    assert bench("run", *arguments) == 0
+    table = capsys.readouterr().out.partition("mine: Mine (Table A)")[2].strip().splitlines()
+    assert not any("settled" in line or "Differences" in line for line in table)
+    assert "twin" in "".join(table)
+    assert table[-1] == (
+        "written: results/mine.smoke.toy.json results/mine.smoke.toy.md results/mine.smoke.toy.png; go on with: "
+        f"bench run {own} --tier mini"
+    )
+    assert bench("compare", "results/mine.smoke.toy.json") == 0
+    assert "not settled" in capsys.readouterr().out
+
+
 def test_every_attention_weight_moves(data: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from benchsuite.errors import InputError, nearest
 from benchsuite.recipe.explain import explain
@@ -114,7 +114,12 @@ class Recipe(_Outer):
     seeds: tuple[int, ...] = (0,)
     base: Document = Field(default_factory=lambda: Document({}))
     tiers: Mapping[str, Document] = Field(default_factory=dict)
-    origins: Document = Field(default_factory=lambda: Document({}), repr=False)
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def called(self) -> str:
+        """How the command line calls it: by its id, or by its file where that lies outside the project's recipes."""
+        return self.id if self._file is None else self._file.as_posix()
 
     def row(self, row_id: str) -> Row:
         """The row of that id; InputError with the nearest name."""
@@ -204,10 +209,12 @@ def load(file: Path) -> Recipe:
         outer["tiers"] = {name: _mapping(document, "tiers", name) for name in tiers}
     outer["base"] = _mapping(document, "base")
     try:
-        recipe = Recipe.model_validate({**outer, "origins": document})
+        recipe = Recipe.model_validate(outer)
     except ValidationError as error:
         raise explain(error, document, Recipe) from None
     _check_references(recipe, document)
+    if file.parent.resolve() != folder().resolve():
+        recipe._file = file
     return recipe
 
 

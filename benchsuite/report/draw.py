@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from benchsuite.disk import outgoing
 from benchsuite.errors import InputError
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.report import figures
 from benchsuite.report.results import load
 
@@ -21,16 +22,17 @@ def save_figure(figure: "Figure", file: Path) -> Path:
     return file
 
 
-def plot_results(recipe: str, tier: str, figure: str, folder: Path, form: str) -> list[Path]:
+def plot_results(recipe: Recipe, tier: str, figure: str, folder: Path, form: str) -> list[Path]:
     """Draw a figure (the recipe's default where none is named) of each of its results files in `folder`, beside it.
 
     InputError, with the command that makes one, where there is no results file.
     """
-    files = sorted(folder.glob(f"{recipe}.{tier or '*'}.json")) + sorted(folder.glob(f"{recipe}.{tier or '*'}.*.json"))
+    globs = (f"{recipe.id}.{tier or '*'}.json", f"{recipe.id}.{tier or '*'}.*.json")
+    files = [file for glob in globs for file in sorted(folder.glob(glob))]
     found = [file for file in dict.fromkeys(files) if not tier or file.name.split(".")[1] == tier]
     if not found:
-        what = f"bench run {recipe} --tier {tier or 'smoke'}"
-        raise InputError(f"{folder}: holds no results of {recipe}{f' at tier {tier}' if tier else ''}; first: {what}")
+        what = f"results of {recipe.id}{f' at tier {tier}' if tier else ''}"
+        raise InputError(f"{folder}: holds no {what}; first: bench run {recipe.called} --tier {tier or 'smoke'}")
     drawn = []
     for file in found:
         results = load(file)

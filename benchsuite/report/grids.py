@@ -103,8 +103,10 @@ def meaning(results: Results) -> str:
     return "The paper's data and settings: values may be compared with the paper's."
 
 
-def grids(comparison: Comparison) -> list[Grid]:
-    """Every table of a comparison, in reading order."""
+def grids(comparison: Comparison, values_only: bool = False) -> list[Grid]:
+    """Every table of a comparison, in reading order; `values_only` leaves differences and claims out."""
+    if values_only:
+        return [_values(section) for section in comparison.sections]
     found: list[Grid] = []
     for group in comparison.groups:
         for section in group:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yellow", "verdict": "italic"}
 
 
-def render(comparison: Comparison, form: str = "text") -> None:
-    """Print a comparison to stdout as `text`, `markdown`, `latex` or `csv`; InputError for another form."""
+def render(comparison: Comparison, form: str = "text", values_only: bool = False) -> None:
+    """Print a comparison to stdout as `text` (`values_only`: without differences and claims), `markdown`, `latex` or
+    `csv`; InputError for another form."""
     writers = {"markdown": markdown, "latex": latex, "csv": as_csv}
     if form in writers:
         print(writers[form](comparison), end="")
@@ -26,16 +27,16 @@ def render(comparison: Comparison, form: str = "text") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    for part in terminal(comparison):
+    for part in terminal(comparison, values_only):
         console.print(part)
 
 
-def terminal(comparison: Comparison) -> "list[RenderableType]":
+def terminal(comparison: Comparison, values_only: bool = False) -> "list[RenderableType]":
     """The tables for a terminal, to be printed in turn."""
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    for grid in grids(comparison):
+    for grid in grids(comparison, values_only):
         parts += [Text(grid.title, style="bold"), *([Text(grid.caption)] if grid.caption else [])]
         parts += [_rich_table(grid), *(Text(note, style="dim") for note in grid.notes), Text()]
     return parts

@@ -122,7 +122,7 @@ def print_show(recipe: Recipe) -> None:
     for claim in recipe.claims:
         print_things("claim: " + claim.sentence())
     print_things(
-        f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.id} --tier {next(iter(recipe.tiers), 'smoke')}"
+        f"tiers: {', '.join(recipe.tiers)}    bench run {recipe.called} --tier {next(iter(recipe.tiers), 'smoke')}"
     )
 
 
@@ -145,7 +145,21 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
             for key, job in plan.jobs.items()
         ],
         "totals": totals,
+        "unsettled": unsettled(plan),
     }
+
+
+def unsettled(plan: "Plan") -> list[dict[str, Any]]:
+    """Recipes whose claims between planned rows none of their seeds can settle, with the number of these claims."""
+    found = []
+    for recipe in {planned.recipe.id: planned.recipe for planned in plan.rows}.values():
+        rows = {planned.row.id: planned for planned in plan.of(recipe)}
+        claims = [claim for claim in recipe.claims if set(claim.rows) <= set(rows)]
+        several = any(len(rows[claim.rows[0]].jobs) > 1 for claim in claims)
+        if claims and not (several and plan.tier != "smoke"):
+            why = "numbers of smoke mean nothing" if plan.tier == "smoke" else "one seed settles nothing"
+            found.append({"recipe": recipe.id, "claims": len(claims), "reason": why})
+    return found
 
 
 def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
@@ -158,12 +172,21 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
         rows.append((planned.id, str(len(mine) - len(waiting)), _counted(waiting) or "nothing"))
     data = plan.rows[0].pipeline.data
     cached = sum(job["cached"] for job in form["jobs"])
+    several = "" if plan.tier == "smoke" else "; take several, as --seeds 0,1,2"
     print_things(
         _table("", ("row", "jobs done", "to do"), rows, left=3),
         f"{plan.tier} tier on {data.cut('train').name} → {data.cut('val').name}: {len(form['jobs'])} distinct jobs "
         f"({_counted(form['jobs'])}), {cached} done already",
+        *(
+            f"{each['recipe']}: will settle none of {_claims(each['claims'])}: {each['reason']}{several}"
+            for each in form["unsettled"]
+        ),
         to_stderr=to_stderr,
     )
+
+
+def _claims(count: int) -> str:
+    return f"its {count} claims" if count > 1 else "its one claim"
 
 
 def _counted(jobs: Sequence[Mapping[str, Any]]) -> str:

@@ -64,8 +64,9 @@ def require(job: Job, plan: Plan, store: Store) -> None:
     planned = plan.rows[0]
     if store.artifact(job.key) is None:
         raise InputError(
-            f"{planned.id}: was not run at tier {plan.tier} with these settings; first: bench run {planned.recipe.id} "
-            f"--rows {planned.row.id} --tier {plan.tier}, and the same --data, --set and --seeds as here"
+            f"{planned.id}: was not run at tier {plan.tier} with these settings; first: bench run "
+            f"{planned.recipe.called} --rows {planned.row.id} --tier {plan.tier}, and the same --data, --set and "
+            "--seeds as here"
         )
 
 

@@ -31,11 +31,12 @@ class RunOptions:
 @dataclass(frozen=True)
 class Ran:
     """What came of a run: results and their files by recipe, what failed, and the files that jobs made for the user,
-    by what they are."""
+    by what they are. `names` is how the command line calls the recipes."""
 
     results: Mapping[str, Results]
     files: Mapping[str, list[Path]]
     outcome: Outcome
+    names: str = ""
     products: Mapping[str, Path] = field(default_factory=dict)
 
     @property
@@ -53,24 +54,22 @@ class Ran:
         }
 
     def show(self) -> None:
-        """Print the tables, the files written, what failed, and one line on what the numbers mean and how to go on."""
+        """Print the tables, what jobs made for the user, what failed, and one line on the files and on how to go on. Of
+        a smoke run, whose numbers mean nothing, the values alone: differences and claims are for `bench compare`."""
         from benchsuite.report.compare import compare
-        from benchsuite.report.grids import meaning
         from benchsuite.report.tables import render
         from benchsuite.verbs.listing import marked, print_things
 
-        render(compare(list(self.results.values())))
-        for files in self.files.values():
-            print_things("written: " + ", ".join(file.as_posix() for file in files))
+        tier = next(iter(self.results.values())).tier
+        render(compare(list(self.results.values())), values_only=tier == "smoke")
         for name, file in self.products.items():
             print_things(f"{name}: {file.as_posix()}")
         for result in self.outcome.failures:
             print_things(marked("red", "failed", result.message))
-        ids = " ".join(self.results)
-        for results in {each.tier: each for each in self.results.values()}.values():
-            onward = {"smoke": "mini", "mini": "paper"}.get(results.tier)
-            how = f"Go on with: bench run {ids} --tier {onward}" if onward else f"See: bench plot {ids} --tier paper"
-            print_things(f"{meaning(results)} {how}")
+        written = " ".join(file.as_posix() for files in self.files.values() for file in files)
+        onward = {"smoke": "mini", "mini": "paper"}.get(tier)
+        how = f"go on with: bench run {self.names} --tier {onward}" if onward else f"see: bench compare {written}"
+        print_things(f"written: {written}; {how}")
 
 
 def run_plan(
@@ -98,8 +97,9 @@ def run_plan(
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
     name = options.name or plan.data_name
     files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
+    names = " ".join(recipe.called for recipe in recipes.values())
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
-    return Ran(results, files, outcome, {name: file for name, file in made.items() if file.is_file()})
+    return Ran(results, files, outcome, names, {name: file for name, file in made.items() if file.is_file()})
 
 
 def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
