@@ -81,15 +81,18 @@ def _target(verb: str, text: str) -> tuple[str, str]:
 
 
 def _plan(
-    ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None
-) -> "Plan":
+    ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
+    device: str = "auto",
+) -> "Plan":  # fmt: skip
     from benchsuite.recipe.recipe import select
     from benchsuite.verbs.plan import make_plan
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
     recipes = select(ids)
-    return make_plan(recipes, tier, rows=_split(rows), seeds=_seeds(seeds), data=data, overrides=sets or ())
+    return make_plan(
+        recipes, tier, rows=_split(rows), seeds=_seeds(seeds), data=data, overrides=sets or (), device=device
+    )
 
 
 @app.command("list")
@@ -126,7 +129,7 @@ def show(recipe: Id, as_json: Json = False) -> None:
 @app.command()
 def plan(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
-    sets: Sets = None, store: StoreDir = None, as_json: Json = False,
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the jobs that a run would do and which of them are done already.
 
@@ -135,7 +138,7 @@ def plan(
     from benchsuite.engine.store import Store
     from benchsuite.verbs.listing import plan_form, print_plan
 
-    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
+    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
     _print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
 
 
@@ -155,7 +158,7 @@ def inspect(
 
     planned = make_plan([load_recipe(recipe)], "paper", overrides=sets or ())
     known = Store(store).verified(artifact) if artifact else None
-    found = [{"id": each.row.id, **each.pipeline.inspect_with(known)} for each in planned.rows]
+    found = [{"id": each.row.id, **each.pipeline.inspect(known)} for each in planned.rows]
     _print_json({"rows": found}) if as_json else print_inspect(found)
 
 
@@ -188,11 +191,10 @@ def run(
     from benchsuite.verbs.run import RunOptions, run_plan
 
     warm()  # workers load torch while this process plans
-    os.environ["BENCH_DEVICE"] = device
-    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets), Store(store)
+    planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
     print_plan(planned, kept, to_stderr=as_json)
     options = RunOptions(
-        device=device, slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
+        slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
         execution=Execution(deterministic),
     )  # fmt: skip
     outcome = run_plan(planned, kept, options)

@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -37,6 +37,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
     version: ClassVar[int] = 1
+
+    def changed(self, **changes: Any) -> Self:
+        """The same settings but for `changes`, validated."""
+        return type(self).model_validate(dict(self) | changes)
 
     def identity(self) -> Json:
         """Content beyond the settings that belongs into a key (a dataset's fingerprint, the hash of weights)."""

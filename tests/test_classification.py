@@ -14,7 +14,7 @@ from test_cli import bench, complaint, told
 import benchsuite as bs
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
-from benchsuite.pipelines.classification import Classification, Cost, ScoreClasses
+from benchsuite.pipelines.classification import Classification, ClassifierCost, ScoreClasses
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.recipe import Recipe, load
 
@@ -64,7 +64,7 @@ def test_from_recipe_to_results(recipe: Recipe, tmp_path: Path) -> None:
     plan = bs.make_plan([recipe], "smoke", seeds=[3])
     kinds = [job.kind().partition(".")[2] for job in plan.jobs.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "TrainClassifier": 2, "Classify": 2, "ScoreClasses": 2, "Cost": 1, "DifferenceOfClasses": 1,
+        "TrainClassifier": 2, "Classify": 2, "ScoreClasses": 2, "ClassifierCost": 1, "DifferenceOfClasses": 1,
     }  # fmt: skip
     store = bs.Store(tmp_path / "runs")
     results = bs.run_plan(plan, store, bs.RunOptions(out=tmp_path / "results")).results["tiny-classes"]
@@ -107,7 +107,7 @@ def test_data_given_by_folder(recipe: Recipe, tmp_path: Path, capsys: pytest.Cap
     assert not set(before.jobs) & set(after.jobs)
     pipeline = after.rows[0].pipeline
     assert [pipeline.data.cut(split).name for split in ("train", "val")] == ["beasts train", "beasts val (8 images)"]
-    assert isinstance(pipeline, Classification) and pipeline.cost().classes == 2
+    assert isinstance(pipeline, Classification) and pipeline.cost(0).classes == 2
     assert "this is about classification" in complaint(capsys, "plan", "tiny-classes.yaml", "--data", TOY)
     assert "this is about detection" in complaint(capsys, "plan", "har-table1", "--data", folder)
     kinds = bs.make_plan([bs.load_recipe("har-table1")], "smoke", data=TOY).rows[0].pipeline.data
@@ -138,8 +138,11 @@ def test_what_changes_which_keys() -> None:
     assert row.classify(0).key != larger.classify(0).key
     assert row.fit(0).view.kind() == "class_batches.RandomResizedCrop" and row.classify(0).view.side == 48
     assert row.difference(larger, 0, "gmac") is None
-    assert {name: type(job) for name, job in row.jobs(3).items()} == {"score": ScoreClasses, "cost": Cost}
-    assert row.jobs(3)["cost"].key == larger.jobs(4)["cost"].key
+    assert {name: type(job) for name, job in row.jobs(3, "cpu").items()} == {
+        "score": ScoreClasses,
+        "cost": ClassifierCost,
+    }
+    assert row.jobs(3, "cpu")["cost"].key == larger.jobs(4, "cpu")["cost"].key
 
 
 def test_bad_settings_are_one_line(tmp_path: Path) -> None:
@@ -158,14 +161,14 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
             Pipeline.model_validate(settings(**change))
     splits = settings()["data"] | {"val": {"kind": "imagenet.Folders", "split": "val", "folder": str(tmp_path)}}
     row = Pipeline.model_validate(settings(data=splits))
-    assert row.jobs(0), "planning goes on without the data"
+    assert row.jobs(0, "cpu"), "planning goes on without the data"
     class_folders(tmp_path)
     with pytest.raises(InputError, match=r"has 24 classes and .* val 2, or they differ .* need the same classes"):
-        row.jobs(0)
+        row.jobs(0, "cpu")
 
 
 def test_fewer_than_five_classes_have_no_top_5(tmp_path: Path) -> None:
-    job = Classification.model_validate(settings()).jobs(0)["score"]
+    job = Classification.model_validate(settings()).jobs(0, "cpu")["score"]
     (tmp_path / "in").mkdir()
     logits = np.array([[2, 1, 0], [0, 3, 1]], np.float32)
     save_file({"logits": logits, "labels": np.array([1, 1])}, tmp_path / "in" / "logits.safetensors")

@@ -60,7 +60,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
     assert found == {
         "list": ["--json"],
         "show": ["--json"],
-        "plan": sorted([*source, "--json", "--rows"]),
+        "plan": sorted([*source, "--device", "--json", "--rows"]),
         "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(
             [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.transforms import ShortSide
+from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
@@ -229,7 +230,7 @@ def test_jobs_of_a_multi_scale_row(tmp_path: Path) -> None:
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "train" / "weights.safetensors", several.fit(0).model.build(24).state_dict())
     inputs = {"train": Artifact("", tmp_path / "train")}
-    for name, job in {"predict": several.predict(0), "time": several.jobs(0)["time"]}.items():
+    for name, job in {"predict": several.predict(0), "time": several.jobs(0, device_name("cpu"))["time"]}.items():
         (tmp_path / name).mkdir()
         job.do(Context(tmp_path / name, tmp_path / "partial", tmp_path / "cache", inputs))
         assert (tmp_path / name / "metrics.json").exists()

@@ -285,7 +285,7 @@ def done(job: Job, folder: Path) -> Artifact:
 
 
 def test_from_annotations_to_mask_ap(tmp_path: Path) -> None:
-    last = pipeline().jobs(0)["score"]
+    last = pipeline().jobs(0, "cpu")["score"]
     scored = done(last, tmp_path)
     assert scored.metrics["protocol"] == "coco-mask"  # type: ignore[comparison-overlap]
     assert scored.metrics["AP"] is not None
@@ -304,23 +304,23 @@ def boxes_only(split: str) -> Mapping[str, Any]:
 def test_boxes_only_annotations_are_refused_when_it_is_planned() -> None:
     boxes = {"train": boxes_only("train"), "val": boxes_only("val")}
     with pytest.raises(InputError) as error:
-        pipeline(data=boxes).jobs(0)
+        pipeline(data=boxes).jobs(0, "cpu")
     one_line(error, "toy", "no masks")
     with pytest.raises(InputError) as error:
-        pipeline(metric={"kind": "coco.Coco"}, data=boxes).jobs(0)  # the model asks for them too
+        pipeline(metric={"kind": "coco.Coco"}, data=boxes).jobs(0, "cpu")  # the model asks for them too
     one_line(error, "toy train", "no masks")
     with pytest.raises(InputError) as error:
-        pipeline(model={"kind": "retinanet.RetinaNet"}).jobs(0)
+        pipeline(model={"kind": "retinanet.RetinaNet"}).jobs(0, "cpu")
     one_line(error, "coco.CocoMasks scores masks", "retinanet.RetinaNet")
     with pytest.raises(InputError) as error:
-        pipeline(model={"kind": "retinanet.RetinaNet"}, data=boxes).jobs(0)
+        pipeline(model={"kind": "retinanet.RetinaNet"}, data=boxes).jobs(0, "cpu")
     one_line(error, "toy val", "no masks")
 
 
 def test_absent_data_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     coco = {"train": {"kind": "coco.Coco", "split": "train2017"}, "val": {"kind": "coco.Coco", "split": "val2017"}}
-    assert set(pipeline(data=coco).jobs(0)) == {"score"}
+    assert set(pipeline(data=coco).jobs(0, "cpu")) == {"score", "cost", "time"}
 
 
 def test_a_training_without_masks_stops_at_its_start(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from unittest.mock import patch
 import pytest
 
 from benchsuite.errors import InputError, MissingData
-from benchsuite.recipe.recipe import Recipe, available, folder, load, select
+from benchsuite.pipelines.detection import Time
+from benchsuite.recipe.recipe import Column, Recipe, available, folder, load, select
 from benchsuite.verbs.plan import Plan, make_plan, require_all
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
@@ -62,9 +63,49 @@ def test_a_metric_rescores_saved_detections(recipe: Recipe) -> None:
     assert changed == {"detection.Score", "detection.Difference"}
 
 
-def test_timing_is_asked_for_by_a_setting(recipe: Recipe) -> None:
-    plan = make_plan([recipe], "paper", overrides=["timing={repeats: 3}"])
-    assert [job.kind() for job in plan.jobs.values()].count("detection.Time") == 5
+@pytest.mark.parametrize(("number", "kind"), [("fps", "detection.Time"), ("anchors", "detection.DetectorCost")])
+def test_a_column_asks_for_the_job_that_measures_it(recipe: Recipe, number: str, kind: str) -> None:
+    plain = make_plan([recipe], "paper")
+    assert not {"detection.Time", "detection.DetectorCost"} & {job.kind() for job in plain.jobs.values()}
+    column = Column(id="told", measures=number)
+    asked = make_plan([recipe.model_copy(update={"columns": (*recipe.columns, column)})], "paper")
+    assert {job.kind() for key, job in asked.jobs.items() if key not in plain.jobs} == {kind}
+    assert len(asked.jobs) == len(plain.jobs) + 5
+
+
+def test_timings_are_planned_for_the_device_they_run_on(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever $BENCH_DEVICE says: a plan knows its device, and so do its timings."""
+    monkeypatch.setenv("BENCH_DEVICE", "cuda")
+    monkeypatch.setattr("benchsuite.verbs.plan.device_name", lambda device: f"the name of {device}")
+    timed = recipe.model_copy(update={"columns": (Column(id="latency_ms"),), "claims": ()})
+    keys = []
+    for device in ("cpu", "cuda:1"):
+        plan = make_plan([timed], "smoke", rows=["baseline"], device=device)
+        (time,) = (job for job in plan.jobs.values() if isinstance(job, Time))
+        assert (plan.device, time.device) == (device, f"the name of {device}")
+        keys.append(time.key)
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("metric: {kind: voc.Voc}", "are of unlike protocol (coco and voc07)"),
+        (
+            "data: {val: {split: train2017}}",
+            "are of unlike val (coco val2017, absent and coco train2017, absent)",
+        ),
+        ("data: {train_limit: 9}", "are of unlike train (coco train2017, absent and coco train2017 (9 images)"),
+    ],
+)
+def test_rows_of_other_data_or_rules_are_refused(tmp_path: Path, recipe: Recipe, change: str, told: str) -> None:
+    shutil.copytree(folder(), tmp_path / "recipes")
+    file = tmp_path / "recipes" / "har-table1.yaml"
+    file.write_text(file.read_text().replace("label: SA(1-1-1)\n", f"label: SA(1-1-1)\n    {change}\n"))
+    with pytest.raises(InputError) as raised:
+        make_plan([load(file)], "paper")
+    assert f"har-table1: rows 'baseline' and 'sa-1-1-1' {told}" in str(raised.value) and "\n" not in str(raised.value)
+    make_plan([load(file)], "paper", rows=["sa-1-1-1"])
 
 
 @pytest.mark.parametrize("recipe_id", available())
@@ -76,7 +117,7 @@ def test_golden_keys(recipe_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @patch(
-    "benchsuite.pipelines.detection.device_name", lambda device: "a device"
+    "benchsuite.verbs.plan.device_name", lambda device: "a device"
 )  # a timing's key names it: the same one everywhere
 def golden(recipe_id: str) -> dict[str, dict[str, str]]:
     recipe = select([recipe_id])[0]

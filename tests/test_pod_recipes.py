@@ -15,7 +15,7 @@ from benchsuite import cli
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.papers.pod_decompose import decompose_all
-from benchsuite.papers.pod_jobs import Fd, Plain, TrainFd
+from benchsuite.papers.pod_jobs import Decompose, Fd, Plain, Transfer
 from benchsuite.pipelines.detection import Detection, Train
 from benchsuite.recipe.recipe import Spread, folder, load_recipe, select
 from benchsuite.report.results import published_value
@@ -43,11 +43,11 @@ def trains(plan: Plan) -> dict[str, Train]:
 def test_29_trainings_and_none_twice(tier: str) -> None:
     plan = make_plan(select(TABLES), tier)
     assert Counter(job.work for job in plan.jobs.values())["Train"] == 29
-    assert counts(plan)["detection.Train"] == 6 + 3 + 6, "base 1×, base 2×, GSL"
-    assert counts(plan)["pod_jobs.TrainFd"] == 6 + 3 + 4 + 1, "FD 1×, FD 2×, FD-WT 1×, FD-WT 1.5× jittered"
+    assert counts(plan)["detection.Train"] == 6 + 3 + 6 + 6 + 3, "base 1×, base 2×, GSL, FD 1×, FD 2×"
+    assert counts(plan)["pod_jobs.Transfer"] == 4 + 1, "FD-WT 1×, FD-WT 1.5× jittered"
     assert counts(plan)["pod_jobs.Scales"] == 7 and counts(plan)["pod_jobs.Decompose"] == 6
-    assert sum(counts(plan)[name] for name in ("detection.Time", "pod_jobs.TimeGsl", "pod_jobs.TimeFd")) == 9
-    assert counts(plan)["pod_jobs.LayerScales"] == 8 and counts(plan)["testdev.Submit"] == 2
+    assert counts(plan)["detection.Time"] == 9
+    assert counts(plan)["pod_jobs.LayerScales"] == 8 and counts(plan)["detection.Submit"] == 2
     forms = [content_key(job.form) for job in trains(plan).values()]
     assert len(set(forms)) == len(forms) == 29
     assert len(trains(make_plan(select(TABLES[1:]), tier))) == 27
@@ -104,11 +104,12 @@ def test_the_jittered_row_reuses_the_unjittered_scales() -> None:
     (planned,) = make_plan(select(["pod-table1"]), "paper", rows=["retina-101-fd-wt"]).rows
     assert isinstance(planned.pipeline, Fd)
     fit = planned.pipeline.fit(0)
-    assert isinstance(fit, TrainFd) and fit.gsl is not None and fit.plan.scales.train.key == fit.gsl.key
+    assert isinstance(fit, Transfer) and isinstance(fit.model, Decompose)
+    assert fit.model.scales.train.key == fit.gsl.key
     assert [part.kind() for part in fit.augment] == ["transforms.Flip", "transforms.Jitter"]
     assert [part.kind() for part in fit.gsl.augment] == ["transforms.Flip"]
     table2 = make_plan(select(["pod-table2"]), "paper", rows=["retina-101-fd"]).rows[0].pipeline
-    assert isinstance(table2, Fd) and table2.decompose(0).key == fit.plan.key
+    assert isinstance(table2, Fd) and table2.network(0).key == fit.model.key
 
 
 def test_parameters_with_their_norms() -> None:
@@ -173,7 +174,7 @@ def test_a_threshold_trains_nothing_anew() -> None:
         ("pod-table2", "measure.image=4", "unknown key `measure.image`; did you mean 'images'?"),
         ("pod-table3", "direction=x", "`direction` is 'x'"),
         ("pod-table5", "model.backbone.edits=[{kind: pod.Gls}]", "unknown kind 'pod.Gls'; did you mean 'pod.Gsl'?"),
-        ("pod-table5", "model.backbone.edits=[{kind: pod.Fd, plan: {layers: {R31: []}}}]", "at least 1 item"),
+        ("pod-table5", "model.backbone.edits=[{kind: pod.Fd, dilations: {layers: {R31: []}}}]", "at least 1 item"),
     ],
 )
 def test_mistakes_are_one_line(recipe: str, override: str, told: str) -> None:

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchsuite.data import testdev as testdev_data
+from benchsuite.data import testdev
 from benchsuite.data.coco import CLASSES
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, MissingData
 from benchsuite.metrics.metric import Found
-from benchsuite.pipelines import testdev
+from benchsuite.pipelines.detection import Submit
 from benchsuite.pipelines.pipeline import Pipeline
-from benchsuite.recipe.recipe import Recipe, select
+from benchsuite.pipelines.submit import coco_results
+from benchsuite.recipe.recipe import Claim, Recipe, select
 from benchsuite.verbs import run
 from benchsuite.verbs.plan import make_plan
 from benchsuite.verbs.score import score
@@ -43,7 +44,7 @@ def found() -> Found:
 
 
 def test_images_without_truth(folder: Path) -> None:
-    data = testdev_data.TestDev(folder=folder)
+    data = testdev.TestDev(folder=folder)
     opened = data.open()
     assert opened.image_ids.tolist() == [10, 20] and opened.sizes.tolist() == [[6, 8], [6, 8]]
     assert [int(opened.read(index)[0, 0, 0]) for index in (0, 1)] == [10, 20]
@@ -51,7 +52,7 @@ def test_images_without_truth(folder: Path) -> None:
     assert data.classes == opened.classes == CLASSES and data.name == "coco test-dev2017"
     before = data.fingerprint()
     (folder / "test2017" / "10.png").write_bytes(b"other")
-    assert testdev_data.TestDev(folder=folder).fingerprint() != before
+    assert testdev.TestDev(folder=folder).fingerprint() != before
 
 
 def test_missing_or_broken_lists_are_one_line(folder: Path) -> None:
@@ -59,25 +60,25 @@ def test_missing_or_broken_lists_are_one_line(folder: Path) -> None:
     for text in ("{}", "[1]", "no json", '{"images": [{"id": 1}], "categories": []}'):
         file.write_text(text)
         with pytest.raises(InputError, match="is not COCO's list of test images") as raised:
-            testdev_data.TestDev(folder=folder).open()
+            testdev.TestDev(folder=folder).open()
         assert "\n" not in str(raised.value)
     file.write_text('{"images": [], "categories": [{"id": 1, "name": "cat"}]}')
     with pytest.raises(InputError, match="has not COCO's 80 classes but 1"):
-        testdev_data.TestDev(folder=folder).open()
+        testdev.TestDev(folder=folder).open()
     file.unlink()
-    with pytest.raises(MissingData, match=r"coco test-dev2017: not in .*--set test=null"):
-        testdev_data.TestDev(folder=folder).require()
+    with pytest.raises(MissingData, match=r"coco test-dev2017: not in .*--set submit=null"):
+        testdev.TestDev(folder=folder).require()
 
 
 def test_submission_is_in_cocos_format(folder: Path) -> None:
-    lines = testdev.coco_results(testdev_data.TestDev(folder=folder).open(), found())
+    lines = coco_results(testdev.TestDev(folder=folder).open(), found())
     assert lines[0] == {"image_id": 10, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.9}
     assert [line["category_id"] for line in lines] == [1, 7, 159]
 
 
 def test_a_submission_of_a_known_split_scores_as_its_detections(folder: Path, tmp_path: Path) -> None:
     """The file that the server would get, read back by `bench score`."""
-    data = testdev_data.TestDev(folder=folder).open()
+    data = testdev.TestDev(folder=folder).open()
     truth = {
         "images": [{"id": int(number), "height": 6, "width": 8} for number in data.image_ids],
         "categories": [{"id": int(i), "name": n} for i, n in zip(data.category_ids, data.classes, strict=True)],
@@ -87,14 +88,14 @@ def test_a_submission_of_a_known_split_scores_as_its_detections(folder: Path, tm
         ],
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "found.json").write_text(json.dumps(testdev.coco_results(data, found())))
+    (tmp_path / "found.json").write_text(json.dumps(coco_results(data, found())))
     assert score(tmp_path / "truth.json", tmp_path / "found.json", "coco")["AP"] == pytest.approx(100)
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     size = {"height": 64, "width": 64}
     return {
-        "kind": "testdev.TestDev",
+        "kind": "detection.Detection",
         "data": {
             "train": {"kind": "generated.Generated", "images": 2, **size},
             "val": {"kind": "generated.Generated", "split": "val", "images": 2, **size},
@@ -103,44 +104,53 @@ def settings(**changes: Any) -> dict[str, Any]:
         "model": {"kind": "retinanet.RetinaNet"},
         "solver": {"lr": 0.01, "batch": 2, "iterations": 2},
         "metric": {"kind": "coco.Coco"},
+        "submit": {"kind": "submit.CocoResults"},
     } | changes
 
 
-def test_jobs_and_columns(tmp_path: Path) -> None:
-    row = Pipeline.model_validate(settings())
-    last = row.jobs(0)
-    assert {name: job.kind() for name, job in last.items()} == {
-        "score": "testdev.Minival", "submission": "testdev.Submit",
-    }  # fmt: skip
-    score_job, submit = last["score"], last["submission"]
-    assert score_job.inputs["predict"].key == submit.inputs["predict"].key
+def test_a_submission_beside_the_score(tmp_path: Path) -> None:
+    last = Pipeline.model_validate(settings()).jobs(0, "cpu")
+    assert last.keys() == {"score", "submission", "cost", "time"}
+    sent = last["submission"]
+    assert last["score"].inputs["predict"].key == sent.inputs["predict"].key
     (tmp_path / "predict").mkdir()
     Found(np.array([1]), np.ones((1, 4), np.float32) * [0, 0, 9, 9], np.ones(1, np.float32), np.array([3])).save(
         tmp_path / "predict" / "detections.safetensors"
     )
+    (tmp_path / "sent").mkdir()
     inputs = {"predict": Artifact("", tmp_path / "predict")}
-    for name, job in last.items():
-        (tmp_path / name).mkdir()
-        job.do(Context(tmp_path / name, tmp_path / "partial", tmp_path / "cache", inputs))
-    metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
-    assert "minival_AP" in metrics and "AP" not in metrics
-    assert json.loads((tmp_path / "submission" / "metrics.json").read_text()) == {"submitted": 1}
-    (line,) = json.loads((tmp_path / "submission" / "detections.json").read_text())
+    sent.do(Context(tmp_path / "sent", tmp_path / "partial", tmp_path / "cache", inputs))
+    assert json.loads((tmp_path / "sent" / "metrics.json").read_text()) == {"submitted": 1}
+    (line,) = json.loads((tmp_path / "sent" / "detections.json").read_text())
     assert line == {"image_id": 1, "category_id": 4, "bbox": [0, 0, 9, 9], "score": 1.0}
 
 
-def test_differences_are_of_minival() -> None:
-    one = Pipeline.model_validate(settings())
-    two = Pipeline.model_validate(settings(eval_batch=2))
-    job = one.difference(two, 0, "minival_AP")
-    assert job is not None and job.label == "difference on AP seed 0"
-    assert one.difference(two, 0, "AP") is None, "published numbers of test-dev are compared with nothing"
+def test_a_split_without_truth_is_submitted_and_not_scored() -> None:
+    """Of data.val itself; without a submission there is nothing to do with it."""
+    data = settings()["data"] | {
+        "train": {"kind": "coco.Coco", "split": "train2017"},
+        "val": {"kind": "testdev.TestDev"},
+    }
+    last = Pipeline.model_validate(settings(data=data)).jobs(0, "cpu")
+    assert last.keys() == {"submission", "cost", "time"}
+    with pytest.raises(InputError, match="coco test-dev2017 has no ground truth to score with; choose another val"):
+        Pipeline.model_validate(settings(data=data, submit=None)).jobs(0, "cpu")
+
+
+def test_columns_say_what_is_measured_where(recipe: Recipe) -> None:
+    """Published numbers of test-dev stand beside none of ours, and claims are compared on minival."""
+    columns = {column.id: column.number for column in recipe.columns}
+    assert columns["AP"] is None and columns["minival_AP50"] == "AP50"
+    chosen = recipe.model_copy(update={"claims": (Claim(better="resnet-101-ha-ms", than="resnet-101-ha", on=on)
+                                                  for on in ("AP", "minival_AP"))})  # fmt: skip
+    (job,) = make_plan([chosen], "smoke").differences.values()
+    assert job.label == "difference on AP seed 0"
 
 
 def test_test_images_of_other_classes_are_refused() -> None:
-    row = Pipeline.model_validate(settings(test={"kind": "testdev.TestDev"}))
+    row = Pipeline.model_validate(settings(submit={"kind": "submit.CocoResults", "data": {"kind": "testdev.TestDev"}}))
     with pytest.raises(InputError, match="has 24 classes and coco test-dev2017 80; train and val need the same"):
-        row.jobs(0)
+        row.jobs(0, "cpu")
 
 
 @pytest.fixture
@@ -158,7 +168,7 @@ def test_table_5_quotes_twenty_rows_and_trains_nothing_of_its_own(recipe: Recipe
         for each in (recipe, fourth)
     ]
     assert len(trains[0]) == 2 and trains[0] <= trains[1]
-    submitted = [job for job in make_plan([recipe], "paper").jobs.values() if isinstance(job, testdev.Submit)]
+    submitted = [job for job in make_plan([recipe], "paper").jobs.values() if isinstance(job, Submit)]
     assert {job.predict.data.name for job in submitted} == {"coco test-dev2017"} and len(submitted) == 4
     assert all(not set(row.published) & set(recipe.column_ids[6:]) for row in quoted)
 
@@ -167,7 +177,7 @@ def test_a_run_tells_where_the_submission_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, plan = Store(tmp_path / "runs"), make_plan(select(["har-table5"]), "smoke", rows=["resnet-101-ha"])
-    (submit,) = (job for job in plan.jobs.values() if isinstance(job, testdev.Submit))
+    (submit,) = (job for job in plan.jobs.values() if isinstance(job, Submit))
 
     def run_jobs(*given: object, **options: object) -> Outcome:
         store.folder(submit.key).mkdir(parents=True)

@@ -120,6 +120,11 @@ class DetectionData(Part):
     def open(self) -> DetectionSet:
         """Read the annotations; images are read on demand. MissingData or InputError, one line with the cure."""
 
+    @property
+    def annotated(self) -> bool:
+        """Whether it has ground truth, told without the data wherever the dataset fixes it."""
+        return True
+
     def has_masks(self) -> bool:
         """Whether what `open` gives has masks, told without opening it; MissingData where it is not here."""
         return False

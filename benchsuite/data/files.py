@@ -45,6 +45,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path}: the image cannot be decoded ({_one_line(error)}); restore or remove it") from error
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width as stored, without decoding; InputError naming the file where they cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the image is missing; restore it or take it off the list") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: the image cannot be read ({_one_line(error)}); restore or remove it") from error
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "of no known format"  # PIL's own text repeats the path

@@ -57,6 +57,11 @@ class Subset(DetectionData):
         """Class names in label order."""
         return self.of.classes
 
+    @property
+    def annotated(self) -> bool:
+        """As the whole dataset."""
+        return self.of.annotated
+
     def fingerprint(self) -> str:
         """Hash of the content."""
         return content_key([self.of.fingerprint(), self.limit])

@@ -30,6 +30,11 @@ class TestDev(DetectionData):
         """COCO's 80 classes."""
         return CLASSES
 
+    @property
+    def annotated(self) -> bool:
+        """No: only the server has the truth."""
+        return False
+
     def fingerprint(self) -> str:
         """Hash of the list and of the names and sizes of its images."""
         listed, images = self._found()
@@ -77,5 +82,5 @@ class TestDev(DetectionData):
             f"coco test-dev2017: not in {looked_in('coco', self.folder)}; unpack "
             "http://images.cocodataset.org/zips/test2017.zip and "
             "http://images.cocodataset.org/annotations/image_info_test2017.zip into $BENCH_DATA/coco, or leave the "
-            "submission out with --set test=null"
+            "submission out with --set submit=null"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
+from benchsuite.data.files import Raw, checked, fingerprint, image_size, looked_in, roots
 from benchsuite.errors import InputError, MissingData
 
 CLASSES = (
@@ -26,8 +26,13 @@ SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
 ARCHIVES = {
     **dict.fromkeys(("2007/train", "2007/val", "2007/trainval"), f"{SITE}/voc2007/VOCtrainval_06-Nov-2007.tar"),
     "2007/test": f"{SITE}/voc2007/VOCtest_06-Nov-2007.tar",
+    "2012/test": "the archive VOC2012test.tar of the evaluation server, http://host.robots.ox.ac.uk:8080",
     **dict.fromkeys(("2012/train", "2012/val", "2012/trainval"), f"{SITE}/voc2012/VOCtrainval_11-May-2012.tar"),
 }
+
+
+WITHHELD = frozenset(f"{year}/test" for year in range(2008, 2013))
+"""Splits whose annotations only the evaluation server has."""
 
 
 class Voc(DetectionData):
@@ -35,6 +40,9 @@ class Voc(DetectionData):
 
     The classes are VOC's 20 if every name in the annotations is one of them, or if all of them occur (other names are
     then mistakes); else they are the names in all annotations of the devkit, sorted.
+
+    Splits of which no image is annotated are images without truth; so are those of 2008 to 2012 `test`, some of which
+    come with a few annotations for other tasks, unless all of them are.
     """
 
     splits: tuple[str, ...] = Field(min_length=1)
@@ -55,6 +63,15 @@ class Voc(DetectionData):
         except MissingData:
             return CLASSES
 
+    @property
+    def annotated(self) -> bool:
+        """Whether its images are; by the splits' names where the devkit is not on this machine."""
+        withheld = WITHHELD.issuperset(self.splits)
+        try:
+            return _annotated(tuple((folder, _listed(file)) for folder, file in self._found()), withheld)
+        except MissingData:
+            return not withheld
+
     def fingerprint(self) -> str:
         """Hash of the annotations of the listed images, and of the images' names and sizes."""
         return _fingerprint(tuple((folder, _listed(file)) for folder, file in self._found()))
@@ -69,8 +86,12 @@ class Voc(DetectionData):
         listed = [(folder, image) for folder, file in splits for image in _listed(file)]
         label_of = {name: label for label, name in enumerate(classes)}
         sizes, rows, found = np.ones((len(listed), 2), dtype=np.int32), [], []
+        annotated = self.annotated
         for owner, (folder, image) in enumerate(listed):
             try:
+                if not annotated:
+                    sizes[owner] = image_size(image_path(folder, image))
+                    continue
                 sizes[owner], objects = parse(folder / "Annotations" / f"{image}.xml")
             except InputError as error:
                 found.append(("annotations", str(error).removeprefix(f"{folder.parent}/")))
@@ -201,3 +222,9 @@ def _fingerprint(sets: tuple[tuple[Path, tuple[str, ...]], ...]) -> str:
     annotations = (folder / "Annotations" / f"{image}.xml" for folder, image in images)
     texts = (path.read_bytes() if path.exists() else b"" for path in annotations)
     return fingerprint(texts, (image_path(folder, image) for folder, image in images))
+
+
+@cache
+def _annotated(sets: tuple[tuple[Path, tuple[str, ...]], ...], withheld: bool) -> bool:
+    there = ((folder / "Annotations" / f"{image}.xml").exists() for folder, listed in sets for image in listed)
+    return all(there) if withheld else any(there)

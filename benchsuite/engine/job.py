@@ -80,12 +80,13 @@ class Job(Part):
     """A piece of work. Fields that are jobs are its inputs and enter the key by their own keys; equal keys run once.
 
     A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings. `product` is a file
-    of the artifact that is made for the user, who is told where it lies.
+    of the artifact that is made for the user, who is told where it lies. `measures` are numbers that the job is there
+    for: a row whose table has a column for none of them does without it.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
     device_bound: ClassVar[bool] = False
-    product: ClassVar[str] = ""
+    measures: ClassVar[tuple[str, ...]] = ()
 
     @property
     def inputs(self) -> dict[str, "Job"]:
@@ -103,6 +104,11 @@ class Job(Part):
     def key(self) -> str:
         """Hash of the form: equal keys are the same work."""
         return content_key(self.form)
+
+    @property
+    def product(self) -> str:
+        """The file or folder of the artifact that is made for the user; none by default."""
+        return ""
 
     @property
     def work(self) -> str:

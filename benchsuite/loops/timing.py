@@ -1,29 +1,35 @@
-"""Latency: warm-up, synchronisation, raw samples kept."""
+"""Latency: warm-up, synchronisation, calls that take turns, raw samples kept."""
 
 import ctypes
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from statistics import quantiles
 from time import perf_counter_ns
 
 import torch
 from pydantic import Field
 
-from benchsuite.data.batch import Batch
+from benchsuite.data.batch import Batch, Detections
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
 from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.settings import Settings
+from benchsuite.settings import Json, Settings
 
 # glibc's names (malloc.h): allocations from the heap alone, and a heap that is never given back.
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+ALLOCATORS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF")
+"""Variables that change how memory is handed out."""
 
 
 class Timing(Settings):
-    """How latency is measured: `batch` images a call, `warmup` calls before `repeats` counted ones."""
+    """How latency is measured: `batch` images a call, `warmup` calls before `repeats` counted ones, each of the next
+    images of the split as long as there are any."""
 
     batch: int = Field(1, ge=1)
     warmup: int = Field(10, ge=0)
@@ -54,21 +60,24 @@ class Samples:
         return self.quartiles[1]
 
 
-def time_forward(
-    call: Callable[[], object], device: str | torch.device, warmup: int = 10, repeats: int = 50
-) -> Samples:
-    """Time `call()` on `device`: `warmup` times, then `repeats` times, each waited for until the device is done.
+def interleaved(
+    calls: Sequence[Callable[[int], object]], device: str | torch.device, warmup: int = 10, repeats: int = 50
+) -> tuple[Samples, ...]:
+    """Time each `call(n)` on `device`, n counting the rounds: `warmup` rounds, then `repeats` that count. A round does
+    all calls in turn, so that what slows the machine for a while slows all of them, and waits for each to be done.
 
-    `call` does one forward pass, under `torch.inference_mode` if that is what is to be measured. InputError where
-    `repeats` is not positive or `warmup` is negative.
+    A call does its own `torch.inference_mode`, if that is what is to be measured. InputError where `repeats` is not
+    positive or `warmup` is negative.
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"timing: {warmup} warm-up calls and {repeats} repeats; warm up 0 or more, repeat 1 or more")
     device = torch.device(device)
     if device.type == "cpu":
         keep_memory()
-    times = [_once(call, device) for _ in range(warmup + repeats)]
-    return Samples(str(device), tuple(times[:warmup]), tuple(times[warmup:]))
+    rounds = [[_once(partial(call, number), device) for call in calls] for number in range(warmup + repeats)]
+    return tuple(
+        Samples(str(device), tuple(times[:warmup]), tuple(times[warmup:])) for times in zip(*rounds, strict=True)
+    )
 
 
 def _once(call: Callable[[], object], device: torch.device) -> float:
@@ -97,26 +106,62 @@ def keep_memory() -> bool:
 
 
 def time_detector(
-    detector: Detector, frame: tuple[int, int], post: PostProcess, timing: Timing, context: Context
+    detector: Detector, batches: Sequence[Batch], post: PostProcess, timing: Timing, context: Context
 ) -> None:
-    """Time `detect` (forward pass and post-processing) on a grey image of `frame` (height, width).
+    """Time the forward pass, and all from image to detections, on `batches`, one after the other and then again.
 
-    Leaves `metrics.json` (latency_ms: the median, its quartiles, the settings' batch) and `samples.json`.
+    Leaves `metrics.json`: `forward_ms` and `latency_ms`, medians of a call, with their quartiles and in seconds;
+    `fps`, images a second by `latency_ms`; `detections` of an image, on average, that post-processing had to do with.
+    And `samples.json`: every single time, and which images they are of. What they were taken under goes on record.
     """
-    size = torch.tensor([frame] * timing.batch)
-    images = torch.full((timing.batch, 3, *frame), 114, dtype=torch.uint8)
-    nothing = torch.zeros(timing.batch, 1, 4), torch.full((timing.batch, 1), -1)
-    batch = place(Batch(images, size, size, torch.arange(timing.batch), *nothing), context.device, timing.channels_last)
+    context.ran_under.update(conditions(context.device))
     place_model(detector, context.device, timing.channels_last)
     detector.eval()
+    placed = [place(batch, context.device, timing.channels_last) for batch in batches]
 
-    def call() -> object:
+    def forward(number: int) -> object:
+        batch = placed[number % len(placed)]
         with torch.inference_mode(), autocast(context.device, timing.precision):
-            return detector.detect(batch, post)
+            return detector(detector.images(batch))
 
-    out_of_memory = memory(f"timing {timing.batch} of {frame[0]}x{frame[1]}", "lower timing.batch or the input")
+    def whole(number: int) -> Detections:
+        with torch.inference_mode(), autocast(context.device, timing.precision):
+            return detector.detect(placed[number % len(placed)], post)
+
+    height, width = placed[0].images.shape[-2:]
+    out_of_memory = memory(f"timing {timing.batch} of {height}x{width}", "lower timing.batch or the input")
     with out_of_memory, arithmetic(context, timing.precision):
-        samples = time_forward(call, context.device, timing.warmup, timing.repeats)
+        passes, latencies = interleaved((forward, whole), context.device, timing.warmup, timing.repeats)
+        found = [int((whole(number).labels >= 0).sum()) for number in range(min(len(placed), timing.repeats))]
+    detections = sum(found) / sum(len(batch.images) for batch in placed[: len(found)])
+    context.write_metrics(
+        {
+            **_summary("forward", passes),
+            **_summary("latency", latencies),
+            "fps": 1000 * timing.batch / latencies.median,
+            "detections": detections,
+        }
+    )
+    report = {
+        "forward": asdict(passes),
+        "latency": asdict(latencies),
+        "image_ids": [batch.image_ids.tolist() for batch in batches],
+        "frames": [list(batch.images.shape[-2:]) for batch in batches],
+    }
+    (context.folder / "samples.json").write_text(json.dumps(report) + "\n")
+
+
+def _summary(name: str, samples: Samples) -> dict[str, float]:
     low, middle, high = samples.quartiles
-    context.write_metrics({"latency_ms": middle, "latency_ms_q1": low, "latency_ms_q3": high})
-    (context.folder / "samples.json").write_text(json.dumps(asdict(samples)) + "\n")
+    return {f"{name}_ms": middle, f"{name}_ms_q1": low, f"{name}_ms_q3": high, f"{name}_s": middle / 1000}
+
+
+def conditions(device: str) -> dict[str, Json]:
+    """What times on `device` hang on beside the code: threads, the allocator's settings, torch's switches."""
+    found: dict[str, Json] = {
+        "threads": torch.get_num_threads(),
+        "environment": {name: Path(os.environ[name]).name for name in ALLOCATORS if name in os.environ},
+    }
+    if torch.device(device).type == "cpu":
+        return found | {"malloc": {"mmap_max": 0, "trim_threshold": -1} if keep_memory() else "as it comes"}
+    return found | {"cudnn_benchmark": torch.backends.cudnn.benchmark}

@@ -98,11 +98,12 @@ class Metric(Part):
     """Slot: how detections of a split become numbers.
 
     Results of unlike `protocol` measure unlike things and are never compared. `masks`: it needs masks, in the data and
-    of the model.
+    of the model. `of_classes`: the column that `per_class` holds class by class.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.metrics",)
     masks: ClassVar[bool] = False
+    of_classes: ClassVar[str] = "AP"
 
     @property
     @abstractmethod

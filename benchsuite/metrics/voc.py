@@ -1,7 +1,7 @@
 """PASCAL VOC average precision (Everingham et al., IJCV 2010 and 2015): 11-point (2007) and area under the curve."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Voc(Metric):
     hold the first and the last pixel.
     """
 
+    of_classes: ClassVar[str] = "AP50"
     year: Literal[2007, 2012] = 2007
     inclusive: bool = False
 

@@ -34,6 +34,13 @@ class Detector(Trainable[Batch]):
     """A detector for K foreground classes (background is not counted). Its `forward` maps normalised images
     [B, 3, H, W] to raw predictions: the part of the work that costs are counted on."""
 
+    normalised: nn.Module
+
+    def images(self, batch: Batch) -> Tensor:
+        """The normalised images of a batch, as `forward` takes them."""
+        images: Tensor = self.normalised(batch)
+        return images
+
     def anchor_count(self, images: Tensor) -> int | None:
         """How many anchors normalised images [B, 3, H, W] get, each; None for a detector without anchors."""
         return None

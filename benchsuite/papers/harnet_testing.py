@@ -159,13 +159,16 @@ class MultiScaleDetector(Detector):
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         """The detections from the candidates of all sizes together."""
+        parts = zip(*(self._candidates(maps, batch.sizes, post) for maps in self(self.images(batch))), strict=True)
+        boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
+        return select(boxes, scores, labels, post)
+
+    def images(self, batch: Batch) -> Tensor:
+        """The normalised images, all of one size, without padding."""
         (height, width), *others = batch.sizes.tolist()
         assert all(other == [height, width] for other in others), "images of one size"
         # choice: normalised before, not after they are resized: the same but for the rounding to whole grey levels.
-        found = self(self.detector.normalised(batch)[..., :height, :width])
-        parts = zip(*(self._candidates(maps, batch.sizes, post) for maps in found), strict=True)
-        boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
-        return select(boxes, scores, labels, post)
+        return self.detector.images(batch)[..., :height, :width]
 
     def forward(self, images: Tensor) -> list[OutputMaps]:
         """The output maps of normalised images [B, 3, H, W]: of each single size, then of each pair, merged."""

@@ -34,11 +34,9 @@ class Incremental(Detection):
         head = self.model.head if isinstance(self.model, RetinaNet) else None
         if not isinstance(self.model, RetinaNet) or not isinstance(head, Head) or head == head.main:
             raise ValueError("the head has no attention to attach; train it with `kind: detection.Detection`")
-        return self.model.model_copy(update={"head": head.main})
+        return self.model.changed(head=head.main)
 
     def fit(self, seed: int) -> Train:
         """The second training, which starts from the first."""
-        whole = super().fit(seed)
-        solver = self.solver.model_copy(update={"iterations": self.attach_at})
-        main = whole.model_copy(update={"model": self._main(), "solver": solver})
-        return whole.model_copy(update={"start": main})
+        first = self.training(seed, model=self._main(), solver=self.solver.changed(iterations=self.attach_at))
+        return self.training(seed, start=first)

@@ -3,18 +3,16 @@ over images, the dilations these are decomposed to, and a training of the networ
 
     sec. 3.1, last sentence; 4.4    Scales
     sec. 3.2                        Decompose
-    sec. 3.3, 4.1                   TrainFd, from ImageNet or from the GSL network (WT)
-    tables 1, 2, 5                  Plain, Fd, FdTestDev
+    sec. 3.3, 4.1                   an FD network is trained from ImageNet, or from the GSL network (WT): Transfer
+    tables 1, 2, 4, 5               Plain, Gsl, Fd
     table 3, fig. 6                 Distribution
-    table 4                         Gsl; TimeGsl, TimeFd
 
 A job of an FD network is keyed by the job that will make its dilations, so that all is planned before anything runs.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,19 +27,15 @@ from benchsuite.engine.job import Artifact, Context, Job, Progress
 from benchsuite.errors import InputError, Interrupted
 from benchsuite.loops import checkpoint
 from benchsuite.loops.device import autocast, memory, place, place_model
-from benchsuite.loops.timing import time_detector
 from benchsuite.loops.train import Solver
 from benchsuite.models.detector import Detector, Edit, Model
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.resnet import Pretrained
 from benchsuite.papers import pod
 from benchsuite.papers.pod_decompose import Dilations, decompose_all
-from benchsuite.pipelines.detection import Detection, Time, Train
+from benchsuite.pipelines.detection import Design, Detection, Train
 from benchsuite.pipelines.pipeline import Pipeline, loaders
-from benchsuite.pipelines.testdev import TestDev
 from benchsuite.settings import Json, Settings
-
-DILATIONS = "dilations.json"
 
 
 def edited(model: Model, edit: Edit) -> Model:
@@ -49,8 +43,7 @@ def edited(model: Model, edit: Edit) -> Model:
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, Pretrained):
         raise InputError(f"model: {model.kind()} has no backbone that can be edited; use one with resnet.ResNet")
-    changed = backbone.model_copy(update={"edits": (*(backbone.edits or ()), edit)})
-    return model.model_copy(update={"backbone": changed})
+    return model.changed(backbone=backbone.changed(edits=(*(backbone.edits or ()), edit)))
 
 
 def learners(detector: Detector) -> dict[str, pod.GslConv]:
@@ -142,10 +135,17 @@ class LayerScales(Job):
         context.write_metrics({name.replace(mark, ""): value for name, value in found.items() if mark in name})
 
 
-class Decompose(Job):
-    """Decompose the means of measured scales, in full precision. Leaves `dilations.json`."""
+class Decompose(Design):
+    """Decompose the means of measured scales, in full precision, to the FD network of `model`. Leaves `dilations.json`.
+
+    reduce  see pod.Fd
+    """
+
+    file: ClassVar[str] = "dilations.json"
+    adjective: ClassVar[str] = "FD"
 
     scales: Scales
+    reduce: pod.Reduce = "centre"
 
     @property
     def label(self) -> str:
@@ -155,7 +155,11 @@ class Decompose(Job):
     def do(self, context: Context) -> None:
         """Sec. 3.2, layer by layer. InputError where a scale is negative or not a number."""
         means, channels = mean_scales(context.inputs["scales"])
-        decompose_all(means, channels).save(context.folder / DILATIONS)
+        decompose_all(means, channels).save(context.folder / self.file)
+
+    def network(self, artifact: Artifact) -> Model:
+        """The FD network; InputError where the dilations cannot be read."""
+        return edited(self.model, pod.Fd(dilations=Dilations.load(artifact.path(self.file)), reduce=self.reduce))
 
 
 def mean_scales(measured: Artifact) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
@@ -168,75 +172,24 @@ def mean_scales(measured: Artifact) -> tuple[dict[str, tuple[float, float]], dic
     return means, {name: int(str(count)) for name, count in channels.items()}
 
 
-class TrainFd(Train):
-    """Train the FD network of `model`, dilated as a job tells. Leaves what `Train` does, and `dilations.json`.
+class Transfer(Train):
+    """Train an FD network from the weights of the network whose scales it has (FD-WT)."""
 
-    gsl     the training to take the weights from (FD-WT); without it they are the backbone's own
-    reduce  see pod.Fd
-    """
-
-    dilations: Decompose
-    gsl: Train | None = None
-    reduce: pod.Reduce = "centre"
+    gsl: Train
 
     @property
     def label(self) -> str:
         """For progress and plan."""
-        return f"train FD{'-WT' if self.gsl else ''} seed {self.seed}"
+        return f"train FD-WT seed {self.seed}"
 
     def build(self, num_classes: int, context: Context) -> Detector:
-        """The FD network as it starts; InputError where dilations or weights are of another model."""
-        dilations = Dilations.load(context.inputs["dilations"].path(DILATIONS))
-        dilations.save(context.folder / DILATIONS)
-        detector = self._network(dilations, num_classes)
-        if "gsl" in context.inputs:
-            file = context.inputs["gsl"].path("weights.safetensors")
-            cure = "take the weights of the GSL network whose scales were decomposed"
-            tensors, _ = checkpoint.load(file, cure)
-            checkpoint.fill(detector, pod.transfer(detector, tensors), file, cure)
+        """The FD network with weights cut from the other's; InputError where they are of another model."""
+        detector = super().build(num_classes, context)
+        file = context.inputs["gsl"].path("weights.safetensors")
+        cure = "take the weights of the GSL network whose scales were decomposed"
+        tensors, _ = checkpoint.load(file, cure)
+        checkpoint.fill(detector, pod.transfer(detector, tensors), file, cure)
         return detector
-
-    def trained(self, num_classes: int, artifact: Artifact) -> Detector:
-        """The trained FD network, of the dilations kept beside its weights."""
-        detector = self._network(Dilations.load(artifact.path(DILATIONS)), num_classes)
-        file, cure = artifact.path("weights.safetensors"), f"delete {artifact.folder} and run again"
-        checkpoint.fill(detector, checkpoint.load(file, cure)[0], file, cure)
-        return detector
-
-    def _network(self, dilations: Dilations, num_classes: int) -> Detector:
-        return edited(self.model, pod.Fd(dilations=dilations, reduce=self.reduce)).build(num_classes)
-
-
-class TimeGsl(Time):
-    """Time a GSL network whose predictors give the measured means: what sampling costs depends on the scales. Leaves
-    `backends.json` too: how each layer was computed."""
-
-    scales: Scales
-
-    def do(self, context: Context) -> None:
-        """Build from a fixed seed, set the predictors, measure."""
-        torch.manual_seed(0)
-        detector = self.model.build(self.classes)
-        means, _ = mean_scales(context.inputs["scales"])
-        convs = learners(detector)
-        for name, conv in convs.items():
-            conv.predictor.fix(means[name])
-        time_detector(detector, self.input.frame, self.post, self.timing, context)
-        used = {name: conv.used for name, conv in convs.items()}
-        (context.folder / "backends.json").write_text(json.dumps(used, indent=1) + "\n")
-
-
-class TimeFd(Time):
-    """Time the FD network of `model`. Its weights do not matter, so FD and FD-WT share it."""
-
-    dilations: Decompose
-
-    def do(self, context: Context) -> None:
-        """Build from a fixed seed and measure."""
-        torch.manual_seed(0)
-        dilations = Dilations.load(context.inputs["dilations"].path(DILATIONS))
-        detector = edited(self.model, pod.Fd(dilations=dilations)).build(self.classes)
-        time_detector(detector, self.input.frame, self.post, self.timing, context)
 
 
 # --- rows
@@ -261,48 +214,30 @@ class Plain(Detection):
 
     def fit(self, seed: int) -> Train:
         """The training of one seed."""
-        return super().fit(seed).model_copy(update={"solver": stretched(self.solver, self.schedule)})
+        return self.training(seed, solver=stretched(self.solver, self.schedule))
 
-    def fit_gsl(self, seed: int) -> Train:
+    def learn(self, seed: int) -> Train:
         """The training that learns the scales, 1×."""
-        return super().fit(seed).model_copy(update={"model": edited(self.model, self.gsl)})
+        return self.training(seed, model=edited(self.model, self.gsl))
 
     def scales(self, seed: int, split: str = "train") -> Scales:
         """What is measured of it on a split."""
-        measure, data = self.measure, self.data.cut(split)
-        return Scales(
-            train=self.fit_gsl(seed), data=data, input=self.input, images=measure.images, seed=measure.seed
-        )  # fmt: skip
-
-    def decompose(self, seed: int) -> Decompose:
-        """What its scales become."""
-        return Decompose(scales=self.scales(seed))
+        images, drawn = self.measure.images, self.measure.seed
+        return Scales(train=self.learn(seed), data=self.data.cut(split), input=self.input, images=images, seed=drawn)
 
 
 def stretched(solver: Solver, times: float) -> Solver:
     """The schedule `times` as long, its warm-up as it was; half an iteration is rounded up."""
     iterations, *drops = (math.floor(times * count + 0.5) for count in (solver.iterations, *solver.drops))
-    return solver.model_copy(update={"iterations": iterations, "drops": tuple(drops)})
+    return solver.changed(iterations=iterations, drops=drops)
 
 
 class Gsl(Plain):
     """A network with learnt scales, tested as it was trained."""
 
-    def fit(self, seed: int) -> Train:
-        """The training of one seed."""
-        return super().fit(seed).model_copy(update={"model": edited(self.model, self.gsl)})
-
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The score, and the latency at the measured scales where `timing` is set."""
-        last = dict(super().jobs(seed))
-        if "time" in last:
-            time = {**dict(last["time"]), "model": edited(self.model, self.gsl)}
-            last["time"] = TimeGsl(**time, scales=self.scales(seed))
-        return last
-
-    def inspect(self) -> dict[str, Json]:
-        """Of the network with predictors."""
-        return Detection.inspect(self.model_copy(update={"model": edited(self.model, self.gsl)}))
+    def network(self, seed: int) -> Model:
+        """With a predictor of scales at each 3×3."""
+        return edited(self.model, self.gsl)
 
 
 class Distribution(Gsl):
@@ -316,11 +251,11 @@ class Distribution(Gsl):
         """No detections are scored."""
         return "learnt scales"
 
-    def jobs(self, seed: int) -> Mapping[str, Job]:
+    def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
         """The means."""
         return {"scales": LayerScales(scales=self.scales(seed, self.split), direction=self.direction)}
 
-    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+    def difference(self, other: Pipeline, seed: int, number: str) -> Job | None:
         """None: deviations over images are columns of their own."""
         return None
 
@@ -337,33 +272,14 @@ class Fd(Plain):
     reduce: pod.Reduce = "centre"
     finetune_augment: tuple[Augment, ...] | None = None
 
+    def network(self, seed: int) -> Decompose:
+        """Known once the scales are."""
+        return Decompose(model=self.model, scales=self.scales(seed), reduce=self.reduce)
+
     def fit(self, seed: int) -> Train:
         """The second training."""
-        plain = dict(super().fit(seed))
-        if self.finetune_augment is not None:
-            plain["augment"] = self.finetune_augment
-        gsl = self.fit_gsl(seed) if self.weights == "gsl" else None
-        return TrainFd(**plain, dilations=self.decompose(seed), gsl=gsl, reduce=self.reduce)
-
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The score, and the latency where `timing` is set."""
-        last = dict(super().jobs(seed))
-        if "time" in last:
-            last["time"] = TimeFd(**dict(last["time"]), dilations=self.decompose(seed))
-        return last
-
-    def inspect(self) -> dict[str, Json]:
-        """Nothing is known before the scales are."""
-        reason = f"its dilations are learnt; after a run: --artifact {self.decompose(0).key}"
-        return {"parameters": None, "macs": None, "input": None, "anchors": None, "reason": reason}
-
-    def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
-        """With the row's own dilations, that of seed 0."""
-        if artifact is None or artifact.key != self.decompose(0).key:
-            return self.inspect()
-        model = edited(self.model, pod.Fd(dilations=Dilations.load(artifact.path(DILATIONS))))
-        return Detection.inspect(self.model_copy(update={"model": model}))
-
-
-class FdTestDev(Fd, TestDev):
-    """An FD network whose published numbers are of test-dev."""
+        augment = self.augment if self.finetune_augment is None else self.finetune_augment
+        changes: dict[str, Any] = {"solver": stretched(self.solver, self.schedule), "augment": augment}
+        if self.weights == "pretrained":
+            return self.training(seed, **changes)
+        return self.training(seed, Transfer, gsl=self.learn(seed), **changes)

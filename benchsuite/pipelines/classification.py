@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from benchsuite.loops.classify import classify
 from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
 from benchsuite.models.classifier import Classifier, LinearClassifier
+from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline, loaders
-from benchsuite.settings import Json, Settings
+from benchsuite.settings import Settings
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]
 COLUMNS: Mapping[Column, int] = {"top1": 1, "top5": 5, "top1_error": 1, "top5_error": 5}
@@ -126,54 +127,34 @@ def _judged(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np.int64]]
     return held["logits"], held["labels"]
 
 
-class Cost(Job):
-    """Count what a classifier costs, for tables that print it. Leaves `metrics.json`.
+class ClassifierCost(Cost):
+    """Count what a classifier costs. Leaves also gmac_ptflops_224, MACs at 224×224 as the tool ptflops counts them
+    (`models.cost.ptflops_macs`), in units of 10^9."""
 
-    parameters_M, parameters_Mi  parameters in units of 10^6, and of 2^20
-    gmac                         MACs in 10^9 at the real input, as is usual (`models.cost.macs`)
-    gmac_ptflops_224             the same at 224×224, as the tool ptflops counts (`models.cost.ptflops_macs`)
-    """
+    measures: ClassVar[tuple[str, ...]] = (*Cost.measures, "gmac_ptflops_224")
 
     model: LinearClassifier
-    classes: int
-    side: int
 
-    @property
-    def label(self) -> str:
-        """For progress and plan."""
-        return "cost"
-
-    def do(self, context: Context) -> None:
-        """Build on the meta device and count."""
-        counted = self.counted()
-        context.write_metrics(
-            {
-                "parameters_M": counted["parameters"] / 1e6,
-                "parameters_Mi": counted["parameters"] / 2**20,
-                "gmac": counted["macs"] / 1e9,
-                "gmac_ptflops_224": counted["macs_ptflops_224"] / 1e9,
-            }
-        )
-
-    def counted(self) -> dict[str, int]:
-        """parameters, macs at the real input, macs_ptflops_224."""
+    def counted(self, inputs: Mapping[str, Artifact]) -> dict[str, int | None]:
+        """parameters, macs, macs_ptflops_224; there are no anchors."""
         import torch
 
         from benchsuite.models.cost import macs, parameters, ptflops_macs
 
         with torch.device("meta"):
             classifier = self.model.build(self.classes)
-            image = torch.empty(1, 3, self.side, self.side)
+            image = torch.empty(1, 3, *self.frame)
             large = torch.empty(1, 3, PTFLOPS_SIDE, PTFLOPS_SIDE)
         return {
             "parameters": parameters(classifier),
             "macs": macs(classifier, image),
             "macs_ptflops_224": ptflops_macs(classifier, large),
+            "anchors": None,
         }
 
 
 class Classification(Pipeline):
-    """TrainClassifier → Classify → ScoreClasses, and Cost.
+    """TrainClassifier → Classify → ScoreClasses, and ClassifierCost where a column asks for it.
 
     input        how images are shown when the classifier is tested, and when it is trained unless `train_input` says
     augment      random changes of training batches
@@ -225,24 +206,20 @@ class Classification(Pipeline):
         _require_same_classes(fit.data, val)
         return Classify(train=fit, data=val, view=self.input, batch=self.eval_batch)
 
-    def cost(self) -> Cost:
-        """What the model costs."""
-        return Cost(model=self.model, classes=self.data.val.class_count(), side=self.input.side)
-
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The score, and the cost, which is the same for all seeds."""
-        return {"score": ScoreClasses(classify=self.classify(seed)), "cost": self.cost()}
-
-    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
-        """A bootstrap over images, on the measured columns."""
-        if not isinstance(other, Classification) or column not in COLUMNS:
-            return None
-        return DifferenceOfClasses(first=self.classify(seed), second=other.classify(seed), column=column)
-
-    def inspect(self) -> dict[str, Json]:
-        """Counted on the meta device; `macs` at the real input, `macs_ptflops_224` as `Cost` tells."""
+    def cost(self, seed: int) -> ClassifierCost:
+        """What the model costs, which is the same for all seeds."""
         side = self.input.side
-        return {**self.cost().counted(), "input": [3, side, side], "anchors": None}
+        return ClassifierCost(model=self.model, classes=self.data.val.class_count(), frame=(side, side))
+
+    def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
+        """The score and the cost."""
+        return {"score": ScoreClasses(classify=self.classify(seed)), "cost": self.cost(seed)}
+
+    def difference(self, other: Pipeline, seed: int, number: str) -> Job | None:
+        """A bootstrap over images, on the measured columns."""
+        if not isinstance(other, Classification) or number not in COLUMNS:
+            return None
+        return DifferenceOfClasses(first=self.classify(seed), second=other.classify(seed), column=number)
 
 
 def _require_same_classes(train: ClassificationData, val: ClassificationData) -> None:

@@ -1,10 +1,11 @@
 """The jobs every detection table is made of, and the pipeline that strings them together for one row and seed."""
 
-import os
+import shutil
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,19 +15,42 @@ from benchsuite.data.subset import Splits
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
-from benchsuite.errors import InputError, MissingData
+from benchsuite.errors import BenchError, InputError, MissingData
 from benchsuite.loops.predict import load_weights, predict
 from benchsuite.loops.timing import Timing, time_detector
 from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
+from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline, loaders
-from benchsuite.settings import Json
+from benchsuite.pipelines.submit import Submission
+
+
+class Design(Job):
+    """A job that finds out what network a row has. Leaves `file`, which tells all of it.
+
+    model  the one that it changes
+    """
+
+    file: ClassVar[str]
+    adjective: ClassVar[str]
+
+    model: Model
+
+    @property
+    def masks(self) -> bool:
+        """As the model that it changes."""
+        return self.model.masks
+
+    @abstractmethod
+    def network(self, artifact: Artifact) -> Model:
+        """The network, from an artifact that has `file`."""
 
 
 class Train(Job):
-    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`.
+    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`, and the file of the model's design
+    where it has one.
 
     `start` is a training to go on from: with its weights, as far as it has them, and after its last iteration.
     """
@@ -34,7 +58,7 @@ class Train(Job):
     data: DetectionData
     input: Input
     augment: tuple[Augment, ...] = ()
-    model: Model
+    model: Model | Design
     solver: Solver
     seed: int
     start: "Train | None" = None
@@ -42,13 +66,15 @@ class Train(Job):
     @property
     def label(self) -> str:
         """For progress and plan."""
-        return f"train seed {self.seed}"
+        return f"train {f'{self.model.adjective} ' if isinstance(self.model, Design) else ''}seed {self.seed}"
 
     def do(self, context: Context) -> None:
         """Build from the seed, then train; the same seed gives the same start to every row."""
         import torch
 
         data = self.data.open()
+        if isinstance(self.model, Design):
+            shutil.copyfile(context.inputs["model"].path(self.model.file), context.folder / self.model.file)
         torch.manual_seed(self.seed)
         detector = self.build(len(data.classes), context)
         solver = self.solver
@@ -62,14 +88,22 @@ class Train(Job):
         train(detector, batches, solver, context, self.seed, loaders(context), start)
 
     def build(self, num_classes: int, context: Context) -> Detector:
-        """The detector as its training starts, before `start`; a paper's training may make it of other inputs."""
-        return self.model.build(num_classes)
+        """The detector as its training starts, before `start`; a paper's training may take weights from elsewhere."""
+        return network(self.model, context.inputs.get("model")).build(num_classes)
 
     def trained(self, num_classes: int, artifact: Artifact) -> Detector:
         """The detector that this training left in `artifact`."""
-        detector = self.model.build(num_classes)
+        detector = network(self.model, artifact).build(num_classes)
         load_weights(detector, artifact.path("weights.safetensors"))
         return detector
+
+
+def network(model: Model | Design, artifact: Artifact | None) -> Model:
+    """The model, as `artifact` tells where a job designs it."""
+    if isinstance(model, Model):
+        return model
+    assert artifact is not None, "a design is an input"
+    return model.network(artifact)
 
 
 class Predict(Job):
@@ -108,9 +142,10 @@ def tested(detector: Detector, testing: Testing | None) -> Detector:
 
 
 class Score(Job):
-    """Score saved detections. Leaves `metrics.json`."""
+    """Score saved detections. Leaves `metrics.json`: what the metric gives, and the number of each class by the name of
+    a column of its own, `AP50/aeroplane`."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     predict: Predict
     metric: Metric
@@ -122,7 +157,34 @@ class Score(Job):
 
     def do(self, context: Context) -> None:
         """Read ground truth and detections, and let the metric count."""
-        context.write_metrics(self.metric.score(self.predict.data.open(), found(context.inputs["predict"])))
+        scores = self.metric.score(self.predict.data.open(), found(context.inputs["predict"]))
+        classes = scores.get("per_class")
+        assert isinstance(classes, Mapping)
+        context.write_metrics(scores | {f"{self.metric.of_classes}/{name}": value for name, value in classes.items()})
+
+
+class Submit(Job):
+    """Write detections as a server takes them, whose truth is not here. Leaves `to.product`, of which the user is
+    told, and how many detections there are."""
+
+    predict: Predict
+    to: Submission
+
+    @property
+    def label(self) -> str:
+        """For progress and plan."""
+        return f"submission seed {self.predict.train.seed}"
+
+    @property
+    def product(self) -> str:
+        """As the submission calls it."""
+        return self.to.product
+
+    def do(self, context: Context) -> None:
+        """Read, convert, write."""
+        detections = found(context.inputs["predict"])
+        self.to.write(self.predict.data.open(), detections, context.folder / self.product)
+        context.write_metrics({"submitted": len(detections)})
 
 
 class Difference(Job):
@@ -146,14 +208,36 @@ class Difference(Job):
         context.write_metrics({} if interval is None else asdict(interval))
 
 
+class DetectorCost(Cost):
+    """Count what a detector costs, as it is tested on one image."""
+
+    model: Model | Design
+    testing: Testing | None = None
+
+    def counted(self, inputs: Mapping[str, Artifact]) -> dict[str, int | None]:
+        """parameters, macs, anchors."""
+        import torch
+
+        from benchsuite.models.cost import macs, parameters
+
+        with torch.device("meta"):
+            detector = tested(network(self.model, inputs.get("model")).build(self.classes), self.testing)
+            image = torch.empty(1, 3, *self.frame)
+        return {
+            "parameters": parameters(detector),
+            "macs": macs(detector, image),
+            "anchors": detector.anchor_count(image),
+        }
+
+
 class Time(Job):
-    """Time a model's forward pass and post-processing on this device; weights do not matter. Leaves `metrics.json`
-    and the raw samples."""
+    """Time a trained detector on images of a split, on this device. Leaves what `time_detector` does."""
 
     device_bound: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("forward_ms", "forward_s", "latency_ms", "latency_s", "fps")
 
-    model: Model
-    classes: int
+    train: Train
+    data: DetectionData
     input: Input
     post: PostProcess
     timing: Timing
@@ -163,15 +247,20 @@ class Time(Job):
     @property
     def label(self) -> str:
         """For progress and plan."""
-        return "time"
+        return f"time seed {self.train.seed}"
 
     def do(self, context: Context) -> None:
-        """Build from a fixed seed and measure."""
-        import torch
-
-        torch.manual_seed(0)
-        detector = tested(self.model.build(self.classes), self.testing)
-        time_detector(detector, self.input.frame, self.post, self.timing, context)
+        """Load the weights and measure. BenchError on another device than the one that the key names."""
+        here = device_name(context.device)
+        if here != self.device:
+            raise BenchError(f"timing: planned for {self.device}, but this is {here}; plan with the device to run on")
+        data = self.data.open()
+        if len(data) < self.timing.batch:
+            raise InputError(f"{data.name}: has {len(data)} images; lower timing.batch, which is {self.timing.batch}")
+        detector = tested(self.train.trained(len(data.classes), context.inputs["train"]), self.testing)
+        batches = EvalBatches(data, self.input, self.timing.batch, context.cache)
+        whole = min(self.timing.repeats, len(data) // self.timing.batch)
+        time_detector(detector, [batches[number] for number in range(whole)], self.post, self.timing, context)
 
 
 def require_masks(data: DetectionData) -> None:
@@ -182,7 +271,7 @@ def require_masks(data: DetectionData) -> None:
 
 
 class Detection(Pipeline):
-    """Train → Predict → Score, and Time where it is asked for."""
+    """Train → Predict → Score, Submit where the truth is a server's, and Cost and Time where a column asks for them."""
 
     data: Splits
     input: Input
@@ -192,13 +281,38 @@ class Detection(Pipeline):
     post: PostProcess = PostProcess()
     eval_batch: int = Field(1, ge=1)
     metric: Metric
-    timing: Timing | None = None
+    timing: Timing = Timing()
     testing: Testing | None = None
+    submit: Submission | None = None
 
     @property
     def protocol(self) -> str:
         """The metric's."""
         return self.metric.protocol
+
+    def network(self, seed: int) -> Model | Design:
+        """What is trained, tested and counted: a model, or the job that finds it out."""
+        return self.model
+
+    def fit(self, seed: int) -> Train:
+        """The training of one seed."""
+        return self.training(seed)
+
+    def training(self, seed: int, kind: type[Train] = Train, **changes: Any) -> Train:
+        """The training of one seed, with `changes` of its settings; InputError for a model of masks without any."""
+        data = self.data.cut("train")
+        if self.model.masks:
+            require_masks(data)
+        settings: dict[str, Any] = {
+            "data": data,
+            "input": self.input,
+            "augment": self.augment,
+            "solver": self.solver,
+            "seed": seed,
+        }
+        if "model" not in changes:
+            settings["model"] = self.network(seed)
+        return kind(**settings | changes)
 
     def predict(self, seed: int) -> Predict:
         """The row's detections for one seed."""
@@ -215,60 +329,58 @@ class Detection(Pipeline):
         batch = 1 if self.testing else self.eval_batch
         return Predict(train=fit, data=data, input=self.seen, post=self.post, batch=batch, testing=self.testing)
 
-    def fit(self, seed: int) -> Train:
-        """The training of one seed; InputError for a model of masks where there are none."""
-        data = self.data.cut("train")
-        if self.model.masks:
-            require_masks(data)
-        return Train(data=data, input=self.input, augment=self.augment, model=self.model, solver=self.solver, seed=seed)
-
     @property
     def seen(self) -> Input:
         """The images that the trained detector is tested on."""
         return self.input if self.testing is None else self.testing.input
 
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The score, and the latency where `timing` is set. InputError for a metric of masks where there are none."""
+    def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
+        """Score, submission, cost and latency. InputError where there is neither truth to score with nor a submission,
+        or no masks for a metric of masks."""
         seen = self.predict(seed)
+        jobs: dict[str, Job] = {"cost": self.cost(seed), "time": self.time(seen, device)}
+        if seen.data.annotated:
+            self._require_scored_masks(seen.data)
+            jobs["score"] = Score(predict=seen, metric=self.metric)
+        elif self.submit is None:
+            raise InputError(
+                f"data: {seen.data.name} has no ground truth to score with; choose another val, or `submit` to a server"
+            )
+        if self.submit is not None:
+            sent = seen if self.submit.data is None else self.predict_on(self.submit.data, seed)
+            jobs["submission"] = Submit(predict=sent, to=self.submit)
+        return jobs
+
+    def _require_scored_masks(self, data: DetectionData) -> None:
         if self.metric.masks:
-            require_masks(seen.data)
+            require_masks(data)
             if not self.model.masks:
                 raise InputError(
                     f"metric: {self.metric.kind()} scores masks, and {self.model.kind()} finds boxes only; choose "
                     "another metric or model"
                 )
-        last: dict[str, Job] = {"score": Score(predict=seen, metric=self.metric)}
-        if self.timing is not None:
-            last["time"] = Time(
-                model=self.model,
-                classes=len(seen.data.classes),
-                input=self.seen,
-                post=self.post,
-                timing=self.timing,
-                device=device_name(os.environ.get("BENCH_DEVICE", "auto")),
-                testing=self.testing,
-            )
-        return last
 
-    def difference(self, other: Pipeline, seed: int, column: str) -> Job | None:
+    def time(self, seen: Predict, device: str) -> Time:
+        """How long the detector that makes these detections takes."""
+        return Time(
+            train=seen.train,
+            data=seen.data,
+            input=seen.input,
+            post=seen.post,
+            timing=self.timing,
+            device=device,
+            testing=seen.testing,
+        )
+
+    def cost(self, seed: int) -> DetectorCost:
+        """What the network costs at the usual padded input."""
+        classes = len(self.data.val.classes)
+        return DetectorCost(
+            model=self.network(seed), classes=classes, frame=self.seen.frame, testing=self.testing
+        )  # fmt: skip
+
+    def difference(self, other: Pipeline, seed: int, number: str) -> Job | None:
         """A bootstrap over images, where the metric offers one."""
-        if not isinstance(other, Detection) or column not in self.metric.paired_columns:
+        if not isinstance(other, Detection) or number not in self.metric.paired_columns:
             return None
-        return Difference(first=self.predict(seed), second=other.predict(seed), metric=self.metric, column=column)
-
-    def inspect(self) -> dict[str, Json]:
-        """Counted on the meta device at the usual padded input."""
-        import torch
-
-        from benchsuite.models.cost import macs, parameters
-
-        height, width = self.seen.frame
-        with torch.device("meta"):
-            detector = tested(self.model.build(len(self.data.val.classes)), self.testing)
-            image = torch.empty(1, 3, height, width)
-        return {
-            "parameters": parameters(detector),
-            "macs": macs(detector, image),
-            "input": [3, height, width],
-            "anchors": detector.anchor_count(image),
-        }
+        return Difference(first=self.predict(seed), second=other.predict(seed), metric=self.metric, column=number)

@@ -9,6 +9,7 @@ from benchsuite.data.classification import ClassificationSplits
 from benchsuite.data.locate import open_folder
 from benchsuite.data.subset import Splits
 from benchsuite.engine.job import Artifact, Context, Job
+from benchsuite.pipelines.cost import Cost
 from benchsuite.settings import Json, Part, Settings
 
 
@@ -33,20 +34,30 @@ class Pipeline(Part):
         """Name of the evaluation protocol, shown with every number."""
 
     @abstractmethod
-    def jobs(self, seed: int) -> Mapping[str, Job]:
-        """The last jobs of the row for one seed, by name; their artifacts' metrics fill the row's columns."""
+    def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
+        """The last jobs of the row for one seed, by name; their artifacts' metrics fill the row's columns.
 
-    def difference(self, other: "Pipeline", seed: int, column: str) -> Job | None:
-        """The job that tells how sure this row minus `other` is on a column, where the metric can."""
+        `device` names what timings are timings of.
+        """
+
+    def difference(self, other: "Pipeline", seed: int, number: str) -> Job | None:
+        """The job that tells how sure this row minus `other` is in a number, where the metric can."""
         return None
 
     @abstractmethod
-    def inspect(self) -> dict[str, Json]:
-        """What the model costs, told without training: parameters, macs, input, anchors."""
+    def cost(self, seed: int) -> Cost:
+        """What counts the network's cost."""
 
-    def inspect_with(self, artifact: Artifact | None) -> dict[str, Json]:
-        """The same where it hangs on what some job left; others do not look at it."""
-        return self.inspect()
+    def inspect(self, known: Artifact | None = None) -> dict[str, Json]:
+        """What the network costs, told without training: parameters, macs, input, anchors. Where it hangs on a job
+        (of seed 0), `known` is what that job left; without it all are None, with a reason."""
+        cost = self.cost(0)
+        given = {name: known for name, job in cost.inputs.items() if known is not None and job.key == known.key}
+        for name, job in cost.inputs.items():
+            if name not in given:
+                reason = f"hangs on what the job `{job.label}` finds; after a run: --artifact {job.key}"
+                return {"parameters": None, "macs": None, "input": None, "anchors": None, "reason": reason}
+        return {**cost.counted(given), "input": [3, *cost.frame]}
 
 
 def loaders(context: Context) -> int:

@@ -41,12 +41,19 @@ class Paper(_Outer):
 
 
 class Column(_Outer):
-    """A column of the table: `id` is the name of the number our jobs measure."""
+    """A column of the table. `measures` is the name of the number that a job of the row leaves: the column's `id` where
+    nothing else is said; None where only the paper's numbers fill it."""
 
     id: str
+    measures: str | None = ""
     label: str = ""
     better: Literal["higher", "lower"] = "higher"
     decimals: int = 1
+
+    @property
+    def number(self) -> str | None:
+        """The name of the number that is measured."""
+        return self.id if self.measures == "" else self.measures
 
 
 class Row(_Outer):

@@ -68,7 +68,8 @@ def _row(
         return RowRecord(**common, status="not_run")
     metrics = {seed: _metrics(jobs, store) for seed, jobs in planned.jobs.items()}
     measured = {
-        column: Measured.of([metrics.get(seed, {}).get(column) for seed in seeds]) for column in recipe.column_ids
+        column.id: Measured.of([metrics.get(seed, {}).get(column.number or "") for seed in seeds])
+        for column in recipe.columns
     }
     done = {seed for seed, found in metrics.items() if found}
     keys = tuple(job.key for seed in sorted(done) for job in planned.jobs[seed].values())
@@ -79,7 +80,7 @@ def _row(
         **common,
         status="failed" if reason and not done else status,
         measured={column: cell for column, cell in measured.items() if cell.mean is not None},
-        settings=content_key([job.key for job in planned.pipeline.jobs(0).values()]),
+        settings=content_key([job.key for job in planned.last(0).values()]),
         keys=keys,
         device=", ".join(device for device in devices if device),
         deviations=tuple(dict.fromkeys(text for part in walk(planned.pipeline) for text in part.deviations())),

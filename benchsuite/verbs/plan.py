@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchsuite.data.classification import ClassificationData
+from benchsuite.data.dataset import DetectionData
+from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Job
 from benchsuite.errors import InputError
 from benchsuite.pipelines.pipeline import Pipeline
@@ -18,27 +21,40 @@ from benchsuite.settings import find, walk
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of a recipe at one tier: its resolved pipeline, and its last jobs for each seed."""
+    """A row of a recipe at one tier: its resolved pipeline, its last jobs for each seed, and what timings are of."""
 
     recipe: Recipe
     row: Row
     pipeline: Pipeline
-    jobs: Mapping[int, Mapping[str, Job]]
+    seeds: tuple[int, ...]
+    device: str
 
     @property
     def id(self) -> str:
         """`recipe/row`."""
         return f"{self.recipe.id}/{self.row.id}"
 
+    @cached_property
+    def jobs(self) -> Mapping[int, Mapping[str, Job]]:
+        """The last jobs of each seed, by name."""
+        return {seed: self.last(seed) for seed in self.seeds}
+
+    def last(self, seed: int) -> Mapping[str, Job]:
+        """The last jobs of a seed, without those that measure what no column of the table asks for."""
+        asked = {column.number for column in self.recipe.columns}
+        jobs = self.pipeline.jobs(seed, self.device)
+        return {name: job for name, job in jobs.items() if not job.measures or asked & set(job.measures)}
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run, at one tier."""
+    """What will be run, at one tier, on `device`: cpu, cuda, cuda:N or auto."""
 
     tier: str
     rows: tuple[PlannedRow, ...]
     overrides: tuple[str, ...] = ()
     data_name: str = ""
+    device: str = "auto"
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
@@ -55,10 +71,14 @@ class Plan:
         jobs: dict[tuple[str, Claim, int], Job] = {}
         for recipe in {planned.recipe.id: planned.recipe for planned in self.rows}.values():
             rows = {planned.row.id: planned for planned in self.of(recipe)}
+            numbers = {column.id: column.number for column in recipe.columns}
             for claim in recipe.claims:
                 first, second = (rows.get(row_id) for row_id in claim.rows)
-                for seed in first.jobs if first and second else ():
-                    if first and second and (job := first.pipeline.difference(second.pipeline, seed, claim.on)):
+                number = numbers[claim.on]
+                if first is None or second is None or number is None:
+                    continue
+                for seed in first.seeds:
+                    if job := first.pipeline.difference(second.pipeline, seed, number):
                         jobs[recipe.id, claim, seed] = job
         return jobs
 
@@ -102,28 +122,32 @@ def make_plan(
     seeds: Sequence[int] = (),
     data: Path | None = None,
     overrides: Sequence[str] = (),
+    device: str = "auto",
 ) -> Plan:
     """Resolve the rows to run (all by default) and list their jobs.
 
-    `data` is a folder whose dataset replaces the recipe's, `overrides` are `path=value` texts.
+    `data` is a folder whose dataset replaces the recipe's, `overrides` are `path=value` texts, `device` is where it
+    will run: timings are kept under its name.
     InputError names file, line and key of what does not fit; two rows of a recipe that come out equal are an error
     unless the recipe says `same_as`.
     """
     look = None if data is None else _looking_into(data, overrides)
+    named = device_name(device)
     planned: list[PlannedRow] = []
     for recipe in recipes:
         chosen = [row for row in recipe.rows if row.role == "run" and (not rows or row.id in rows)]
-        planned += [
-            resolve(recipe, row, tier, seeds or recipe.seeds_of(tier), look and look(recipe, row, tier), overrides)
-            for row in chosen
-        ]
+        its_seeds = tuple(seeds or recipe.seeds_of(tier))
+        for row in chosen:
+            pipeline = resolve(recipe, row, tier, look and look(recipe, row, tier), overrides)
+            planned.append(PlannedRow(recipe, row, pipeline, its_seeds, named))
+        _refuse_unlike_rows([each for each in planned if each.recipe is recipe])
         _refuse_equal_rows([each for each in planned if each.recipe is recipe])
     for name in rows:
         if not any(each.row.id == name for each in planned):
             recipes[0].row(name)
             raise InputError(f"--rows {name}: is quoted from elsewhere, there is nothing to run; leave it out")
     name = "" if data is None else data.resolve().name
-    return Plan(tier, tuple(planned), tuple(overrides), name)
+    return Plan(tier, tuple(planned), tuple(overrides), name, device)
 
 
 def _looking_into(folder: Path, overrides: Sequence[str]) -> Callable[[Recipe, Row, str], Mapping[str, Any] | None]:
@@ -146,17 +170,34 @@ def resolve(
     recipe: Recipe,
     row: Row,
     tier: str,
-    seeds: Sequence[int],
     data: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
-) -> PlannedRow:
-    """One row with its settings validated."""
+) -> Pipeline:
+    """The settings of one row, validated."""
     document = recipe.compose(row, tier, data, overrides)
     try:
-        pipeline = Pipeline.model_validate(document.value)
+        return Pipeline.model_validate(document.value)
     except ValidationError as error:
         raise explain(error, document, Pipeline) from None
-    return PlannedRow(recipe, row, pipeline, {seed: pipeline.jobs(seed) for seed in seeds})
+
+
+def _refuse_unlike_rows(planned: Sequence[PlannedRow]) -> None:
+    """InputError where two rows of a table are of other data or rules: their numbers would stand side by side."""
+    for each in planned[1:]:
+        first, other = planned[0].pipeline, each.pipeline
+        for what, mine, theirs in (
+            ("protocol", first.protocol, other.protocol),
+            *((split, _told(first.data.cut(split)), _told(other.data.cut(split))) for split in ("train", "val")),
+        ):
+            if mine != theirs:
+                raise InputError(
+                    f"{each.recipe.id}: rows '{planned[0].row.id}' and '{each.row.id}' are of unlike {what} ({mine} "
+                    f"and {theirs}); give all rows of a table the same"
+                )
+
+
+def _told(data: DetectionData | ClassificationData) -> str:
+    return f"{data.name}, {data.identity()}"
 
 
 def _refuse_equal_rows(planned: Sequence[PlannedRow]) -> None:

@@ -17,9 +17,8 @@ from benchsuite.verbs.plan import Plan, require_all
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how to run; nothing here enters a key."""
+    """How to run, and where results go; nothing here changes a number. On what to run, the plan says."""
 
-    device: str = "auto"
     slots: int | None = None
     out: Path = Path("results")
     name: str = ""
@@ -82,7 +81,7 @@ def run_plan(
     """
     store, options = store or Store(), options or RunOptions()
     require_all(plan)
-    slots = Slots.on(options.device, options.slots)
+    slots = Slots.on(plan.device, options.slots)
     jobs = list(plan.jobs.values())
     outcome = run_jobs(
         jobs,
@@ -99,7 +98,7 @@ def run_plan(
     files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
     names = " ".join(recipe.called for recipe in recipes.values())
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
-    return Ran(results, files, outcome, names, {name: file for name, file in made.items() if file.is_file()})
+    return Ran(results, files, outcome, names, {name: file for name, file in made.items() if file.exists()})
 
 
 def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:

@@ -197,6 +197,8 @@ def _label(file: Path, classes: tuple[str, ...]) -> int:
 def _table(file: Path, stems: Mapping[str, int]) -> pd.DataFrame:
     columns = ["image", "score", "xmin", "ymin", "xmax", "ymax"]
     types = {name: str if name == "image" else "float64" for name in columns}
+    if not file.stat().st_size:  # a class without detections
+        return pd.DataFrame({name: pd.Series(dtype=int if name == "image" else types[name]) for name in columns})
     try:
         table = pd.read_csv(file, sep=r"\s+", header=None, names=columns, dtype=types, index_col=False)
     except (ValueError, OSError) as error:
