@@ -221,7 +221,7 @@ class DetectorCost(Cost):
         from benchsuite.models.cost import macs, parameters
 
         with torch.device("meta"):
-            detector = tested(network(self.model, inputs.get("model")).build(self.classes), self.testing)
+            detector = tested(network(self.model, inputs.get("model")).build(self.classes), self.testing).eval()
             image = torch.empty(1, 3, *self.frame)
         return {
             "parameters": parameters(detector),
