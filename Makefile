@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check bench-all clean
+.PHONY: run test test-all test-slurm check bench-all clean
 
 run: $(VENV)/.run
 	$(BIN)/bench run har-table1
@@ -13,6 +13,10 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+
+# A real Slurm of two nodes on this host; needs Debian's slurmctld, slurmd, slurm-client and munge, and root.
+test-slurm: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow --timeout 1800 tests/slurm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -174,6 +174,13 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Equal bits from equal work on a GPU too, slower.")
     ] = False,
+    executor: Annotated[Literal["local", "slurm"], typer.Option(help="Here, or on a cluster's nodes.")] = "local",
+    partition: Annotated[str, typer.Option(help="Slurm: the partition.")] = "",
+    gpus: Annotated[int, typer.Option(help="Slurm: GPUs a worker.", min=0)] = 0,
+    cpus: Annotated[int, typer.Option(help="Slurm: cores a worker.", min=1)] = 1,
+    time: Annotated[str, typer.Option(help="Slurm: a worker's limit, after which it goes on anew.")] = "24:00:00",
+    workers: Annotated[int | None, typer.Option(help="Slurm: how many; by default one a job.", min=1)] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="Slurm: more for sbatch, account=vision. Repeatable.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run tables: train, predict and score what is not done yet, then write results, table and plot.
@@ -183,16 +190,25 @@ def run(
     bench run har-table1 --tier mini --data ~/mydata --seeds 0,1,2
 
     bench run 'har-*' --tier paper --data-root /data --device cuda
+
+    bench run 'har-*' --tier paper --executor slurm --partition gpu --gpus 1 --time 8:00:00
     """
     from benchsuite.engine.job import Execution
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
-    from benchsuite.verbs.listing import print_plan
+    from benchsuite.verbs.listing import print_plan, print_things
     from benchsuite.verbs.run import RunOptions, run_plan
 
-    warm()  # workers load torch while this process plans
+    if executor == "local":
+        warm()  # workers load torch while this process plans
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
     print_plan(planned, kept, to_stderr=as_json)
+    if executor == "slurm":
+        from benchsuite.verbs.slurm import Cluster, arguments_of, submit
+
+        cluster = Cluster(partition, gpus, cpus, time, workers, tuple(slurm or ()))
+        print_things(submit(planned, kept, cluster, arguments_of(sys.argv[1:])), to_stderr=as_json)
+        return
     options = RunOptions(
         slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
         execution=Execution(deterministic),

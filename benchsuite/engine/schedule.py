@@ -22,6 +22,8 @@ from benchsuite.errors import InputError, Interrupted
 Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
 ATTEMPTS = 2  # of a job whose worker died
 BUSY_SECONDS = 0.2  # until a job that another run works on is tried again
+RUN = "BENCH_RUN"
+"""Names in the environment the run that several workers of a cluster belong to."""
 TICK_SECONDS = 0.2  # between looks at signals and the clock
 SILENT_SECONDS = 60.0  # without a report, after which the user is told
 STOPPED_SECONDS = 60.0  # for which a worker may lie stopped (SIGSTOP) before it is replaced
@@ -140,6 +142,7 @@ class _Scheduler:
         self.attempts: dict[str, int] = {}
         self.not_before: dict[str, float] = {}
         self.signals = 0
+        self.together = os.environ.get(RUN, "")
         self.workers: list[Worker] = []
 
     def _kept(self, job: Job) -> Result:
@@ -226,6 +229,9 @@ class _Scheduler:
         for worker in self.workers:
             if worker.task is None and not self.signals and (job := self._next(worker.place.name)):
                 del self.pending[job.key]
+                if known := self.store.failure(job.key, self.together) if self.together else None:
+                    self._settle(Result(job, "failed", 0.0, *known))
+                    continue
                 # what a timing measures does not depend on how many slots the other jobs had
                 threads = self.slots.cores if job.device_bound else worker.place.threads
                 worker.send(self.task(job, threads, self.names[job.key]))
@@ -301,6 +307,8 @@ class _Scheduler:
         assert worker.task is not None
         job, worker.task = worker.task.job, None
         told = f"{self.names[job.key]}: {message}" if message else ""
+        if status == "failed" and self.together:
+            self.store.note_failure(job.key, self.together, told, exit_code)
         self._settle(Result(job, status, seconds, told, exit_code))
 
     def _settle(self, result: Result) -> None:

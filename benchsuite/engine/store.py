@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchsuite.disk import sync
+from benchsuite.disk import read_json, sync, whole
 from benchsuite.engine.job import Artifact
 from benchsuite.errors import InputError
 from benchsuite.settings import Json
@@ -28,6 +28,7 @@ from benchsuite.settings import Json
 RECORD = "artifact.json"
 LOG = "job.log"
 PROGRESS = "progress.json"
+FAILED = "failed.json"
 _FILES = TypeAdapter(dict[str, tuple[int, str] | tuple[int, str, int]])  # size, SHA-256, time of change in ns
 _digests: dict[tuple[str, int, int, int], str] = {}
 
@@ -114,6 +115,17 @@ class Store:
                     fcntl.flock(handle, fcntl.LOCK_UN)
         finally:
             os.close(handle)
+
+    def note_failure(self, key: str, run: str, message: str, exit_code: int) -> None:
+        """Tell the other workers of a run that a job failed, so that not each of them tries it."""
+        with suppress(OSError), whole(self.partial(key) / FAILED) as part:
+            part.write_text(json.dumps({"run": run, "message": message, "exit_code": exit_code}), encoding="utf-8")
+
+    def failure(self, key: str, run: str) -> tuple[str, int] | None:
+        """Message and exit code of a job that failed in this run; None where it did not."""
+        file = self.partial(key) / FAILED
+        known = read_json(file) if file.is_file() else {}
+        return (str(known["message"]), int(known["exit_code"])) if known.get("run") == run else None
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:

@@ -1,0 +1,89 @@
+"""What `--executor slurm` needs no Slurm for; tests/slurm has the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+from engine_jobs import Failing, Sleeper
+
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.reach import reach
+from benchsuite.engine.schedule import RUN, Slots, run_jobs
+from benchsuite.engine.store import FAILED, Store
+from benchsuite.errors import InputError
+from benchsuite.verbs.slurm import Cluster, arguments_of
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("1", 1), ("90", 90), ("4:00:00", 240), ("2-00:00:00", 2880), ("1-12", 2160), ("10:30", 11), ("0:20", 1)],
+)
+def test_limits_as_slurm_writes_them(time: str, minutes: int) -> None:
+    assert Cluster(time=time).minutes == minutes
+
+
+@pytest.mark.parametrize("time", ["", "soon", "1h", "-5", "4:00:00:00"])
+def test_other_limits_are_one_line(time: str) -> None:
+    with pytest.raises(InputError, match=r"--time .*is no time of Slurm's"):
+        _ = Cluster(time=time).minutes
+
+
+def test_more_options() -> None:
+    assert Cluster(more=("account=vision", "constraint=a100&ib")).options() == {
+        "account": "vision", "constraint": "a100&ib"}  # fmt: skip
+    with pytest.raises(InputError, match="--slurm account: is not NAME=VALUE"):
+        Cluster(more=("account",)).options()
+
+
+def test_workers_get_the_same_command_without_the_cluster() -> None:
+    kept = ["run", "har-table1", "--tier", "mini", "--set", "solver.lr=0.1", "--out", "x"]
+    words = [*kept[:2], "--executor", "slurm", *kept[2:4], "--gpus=1", "--time", "4:00:00", *kept[4:], "--slurm", "a=b"]
+    assert arguments_of(words) == kept
+
+
+NFS = "36 35 0:42 / /data rw,relatime shared:1 - nfs4 server:/export rw,vers=4.2,{}"
+ROOT = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
+
+
+@pytest.mark.parametrize(
+    ("mount", "told"),
+    [
+        (NFS.format("local_lock=none"), ""),
+        (NFS.format("local_lock=flock"), "nfs4 mounted with locks that hold on one host only (local_lock=flock)"),
+        (NFS.format("nolock"), "(nolock)"),
+        ("40 35 0:9 / /data rw - lustre mgs:/fs rw,localflock", "(localflock)"),
+        ("40 35 0:9 / /data rw - lustre mgs:/fs rw,flock", ""),
+        ("40 35 0:9 / /data/other rw - nfs server:/x rw,nolock", ""),
+    ],
+)
+def test_locks_that_hold_on_one_host_only_are_told(mount: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "mountinfo"
+    file.write_text(f"{ROOT}\n{mount}\nnonsense\n")
+    found = reach(Path("/data/runs"), file)
+    assert (told in found) if told else found == ""
+    assert reach(Path("/data/runs"), tmp_path / "none") == ""
+
+
+def test_a_job_that_failed_is_not_tried_by_each_worker_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, job = Store(tmp_path / "store"), Failing(name="f")
+
+    def go() -> str:
+        outcome = run_jobs(
+            [job, Sleeper(name="s", trace=str(tmp_path))], store, slots=Slots.on("cpu"), progress=Reporter()
+        )
+        assert outcome.exit_code == 1
+        return outcome.results[job.key].message
+
+    def tries() -> int:
+        return (store.partial(job.key) / "job.log").read_text().count("about to fail")
+
+    monkeypatch.setenv(RUN, "first")
+    told = go()
+    assert tries() == 1 and json.loads((store.partial(job.key) / FAILED).read_text())["run"] == "first"
+    assert go() == told and tries() == 1
+    monkeypatch.setenv(RUN, "second")
+    assert go() == told and tries() == 2
+    monkeypatch.delenv(RUN)
+    assert go() == told and tries() == 3
