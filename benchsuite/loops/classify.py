@@ -1,17 +1,14 @@
 """Classification: run a trained classifier over a split and keep its logits."""
 
-import json
-import time
-
 import torch
 from torch import Tensor
 
-from benchsuite.data.batches import loader
-from benchsuite.data.class_batches import EvalClassBatches
-from benchsuite.engine.job import Context, Progress
-from benchsuite.errors import InputError, Interrupted
+from benchsuite.data.class_batches import ClassBatch, EvalClassBatches
+from benchsuite.engine.job import Context
+from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision
+from benchsuite.loops.evaluate import evaluate
 from benchsuite.models.classifier import Classifier
 
 
@@ -30,24 +27,13 @@ def classify(
     """
     if not len(batches):
         raise InputError("classification: the split has no images; choose another split")
-    began = time.perf_counter()
-    place_model(classifier, context.device, channels_last)
-    classifier.eval()
-    logits: list[Tensor] = []
-    labels: list[Tensor] = []
-    out_of_memory = memory(f"classification on {context.device}", "lower eval_batch or the input size")
-    with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
-        for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
-            if context.stop():
-                raise Interrupted(f"classification stopped after batch {step - 1} of {len(batches)}; run it again")
-            placed = place(batch, context.device, channels_last)
-            with autocast(context.device, precision):
-                logits.append(classifier.logits(placed).cpu())
-            labels.append(batch.labels)
-            context.report(Progress(step, len(batches), "batches"))
-    found = {"logits": torch.cat(logits), "labels": torch.cat(labels)}
-    checkpoint.save(context.folder / "logits.safetensors", found)
-    seconds, images = time.perf_counter() - began, len(found["labels"])
-    context.write_metrics({"images": images})
-    timing = {"seconds": seconds, "images_per_second": images / seconds}
-    (context.folder / "timing.json").write_text(json.dumps(timing) + "\n")
+    cure = "lower eval_batch or the input size"
+    run = classifier.logits
+    rows = evaluate(classifier, batches, run, _kept, context, "classification", cure, precision, channels_last, workers)
+    logits, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+    checkpoint.save(context.folder / "logits.safetensors", {"logits": logits, "labels": labels})
+    context.write_metrics({"images": len(labels)})
+
+
+def _kept(batch: ClassBatch, logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.cpu(), batch.labels.cpu()

@@ -1,7 +1,5 @@
 """Prediction: run a trained detector over a split and keep its detections in pixels of the original images."""
 
-import json
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -9,13 +7,14 @@ import torch
 from torch import Tensor
 
 from benchsuite.data.batch import Batch, Detections
-from benchsuite.data.batches import EvalBatches, loader
+from benchsuite.data.batches import EvalBatches
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.masks import Packed, encode
-from benchsuite.engine.job import Context, Progress
-from benchsuite.errors import InputError, Interrupted
+from benchsuite.engine.job import Context
+from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision
+from benchsuite.loops.evaluate import evaluate
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
@@ -49,32 +48,24 @@ def predict(
     """
     if not len(data):
         raise InputError(f"{data.name}: it has no images to detect on; choose another split")
-    began = time.perf_counter()
-    place_model(detector, context.device, channels_last)
-    detector.eval()
-    columns: list[tuple[Tensor, ...]] = []
-    masks: list[list[bytes]] = []
-    out_of_memory = memory(f"prediction on {context.device}", "lower eval_batch, post.per_level or the input size")
-    with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
-        for step, batch in enumerate(loader(batches, 0, len(batches), workers), 1):
-            if context.stop():
-                raise Interrupted(f"prediction stopped after batch {step - 1} of {len(batches)}; run it again")
-            placed = place(batch, context.device, channels_last)
-            with autocast(context.device, precision):
-                detections = detector.detect(placed, post)
-            columns.append(flatten(placed, detections))
-            if detections.masks is not None:
-                masks.append(encoded(placed, detections.masks, detections))
-            context.report(Progress(step, len(batches), "batches"))
+    cure = "lower eval_batch, post.per_level or the input size"
+
+    def run(batch: Batch) -> Detections:
+        return detector.detect(batch, post)
+
+    rows = evaluate(detector, batches, run, _kept, context, "prediction", cure, precision, channels_last, workers)
+    columns, masks = zip(*rows, strict=True)
     image_ids, boxes, scores, labels = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
-    every = Packed.of(chain.from_iterable(masks)) if masks else None
+    every = Packed.of(chain.from_iterable(each for each in masks if each)) if masks[0] is not None else None
     found = Found(image_ids, boxes, scores, labels, every)
     found.check(data)
     found.save(context.folder / "detections.safetensors")
-    seconds = time.perf_counter() - began
     context.write_metrics({"images": len(data), "detections": len(found)})
-    timing = {"seconds": seconds, "images_per_second": len(data) / seconds}
-    (context.folder / "timing.json").write_text(json.dumps(timing) + "\n")
+
+
+def _kept(batch: Batch, detections: Detections) -> tuple[tuple[Tensor, ...], list[bytes] | None]:
+    masks = None if detections.masks is None else encoded(batch, detections.masks, detections)
+    return flatten(batch, detections), masks
 
 
 def flatten(batch: Batch, detections: Detections) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,13 +20,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import Subset
 
-from benchsuite.data.batches import EvalBatches, loader
+from benchsuite.data.batch import Batch
+from benchsuite.data.batches import EvalBatches
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.transforms import Augment, Input
-from benchsuite.engine.job import Artifact, Context, Job, Progress
-from benchsuite.errors import InputError, Interrupted
+from benchsuite.engine.job import Artifact, Context, Job
+from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import autocast, memory, place, place_model
+from benchsuite.loops.evaluate import evaluate
 from benchsuite.loops.train import Solver
 from benchsuite.models.detector import Detector, Edit, Model
 from benchsuite.models.postprocess import PostProcess
@@ -83,19 +84,17 @@ class Scales(Job):
         convs = learners(detector)
         if not convs:
             raise InputError("scales: this model learns none; train one with the edit pod.Gsl")
-        solver = self.train.solver
-        place_model(detector, context.device, solver.channels_last)
-        detector.eval()
-        rows: list[Tensor] = []
+
+        def run(batch: Batch) -> None:
+            detector.detect(batch, PostProcess())
+
+        def keep(batch: Batch, _: None) -> Tensor:
+            return torch.cat([conv.scales for conv in convs.values() if conv.scales is not None]).double()
+
         images = Subset(EvalBatches(data, self.input, 1, context.cache), chosen.tolist())
-        with torch.inference_mode(), memory(f"measuring scales on {context.device}", "lower the input size"):
-            for batch in loader(images, 0, self.images, loaders(context)):
-                if context.stop():
-                    raise Interrupted(f"measuring stopped after image {len(rows)} of {self.images}; run it again")
-                with autocast(context.device, solver.precision):
-                    detector.detect(place(batch, context.device, solver.channels_last), PostProcess())
-                rows.append(torch.cat([conv.scales for conv in convs.values() if conv.scales is not None]).double())
-                context.report(Progress(len(rows), self.images, "images"))
+        doing, cure, solver = "measuring scales", "lower the input size", self.train.solver
+        precision, channels_last, workers = solver.precision, solver.channels_last, loaders(context)
+        rows = evaluate(detector, images, run, keep, context, doing, cure, precision, channels_last, workers)
         scales = torch.stack(rows).cpu()
         known: dict[str, Json] = {
             "layers": list(convs),

@@ -41,7 +41,8 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
     """
     pipeline, seed = detection_of(plan)
     fit, val = pipeline.fit(seed), pipeline.data.cut("val")
-    job = probe_for(picture)(train=fit, data=val, input=pipeline.input, image=image)
+    kind = probe_for(picture)
+    job = kind(train=fit, data=val, input=pipeline.input, image=image, post=pipeline.post)
     require(fit, plan, store)
     outcome = run_jobs([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
     for failure in outcome.failures:
