@@ -374,6 +374,25 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder of the results files.")] = Path("results"),
+    file: Annotated[Path | None, typer.Option("--file", "-o", help="The page; by default report.html there.")] = None,
+    store: StoreDir = None,
+) -> None:
+    """Write all results as one HTML page that needs no network: tables, verdicts, figures, losses, costs.
+
+    bench report -o report.html
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.recipe.recipe import available, heading
+    from benchsuite.report.page import write
+
+    page = file or out / "report.html"
+    write(out, page, [heading(recipe) for recipe in available().values()], Store(store))
+    print(page)
+
+
+@app.command()
 def status(store: StoreDir = None, as_json: Json = False) -> None:
     """Show the jobs of a store that are not finished, and which of them some run works on now.
 

@@ -88,6 +88,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "plot": sorted([*source, "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
         "export": sorted([*source, "--images", "--json", "--out", "-o"]),
         "doctor": ["--data-root", "--json", "--store"],
+        "report": ["--file", "--out", "--store", "-o"],
         "status": ["--json", "--store"],
         "logs": ["--follow", "--store", "-f"],
         "store list": ["--json", "--out", "--store"],

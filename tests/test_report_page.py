@@ -1,0 +1,142 @@
+"""`bench report`, opened in a browser where there is one (Debian's chromium and chromium-driver)."""
+
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError
+from benchsuite.recipe.recipe import available, heading
+from benchsuite.report.page import write
+
+FIXTURE = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
+SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two results files, one of them with a name that is HTML."""
+    folder = tmp_path_factory.mktemp("results")
+    content = json.loads(FIXTURE.read_text())
+    (folder / "har-table1.mini.json").write_text(json.dumps(content))
+    content["rows"][0]["label"] = "<script>document.title = 'taken'</script><img src=http://example.invalid/x>"
+    content["data"]["name"] = "other & <b>bold</b>"
+    (folder / "har-table1.mini.other.json").write_text(json.dumps(content))
+    file = folder / "report.html"
+    headings = [heading(recipe) for recipe in available().values()]
+    assert write(folder, file, headings, Store(folder / "none")) == 2
+    return file
+
+
+def test_page_stands_alone_and_escapes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<script>document.title" not in text and "&lt;script&gt;document.title" in text
+    assert "other &amp; &lt;b&gt;bold&lt;/b&gt;" in text
+    assert "src=http" not in text.replace("&lt;img src=http", "") and "@import" not in text and "<link" not in text
+
+
+def test_coverage_names_every_recipe(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert all(f">{recipe}</td>" in text for recipe in available())
+    assert "4 of 5 rows on" in text
+
+
+def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no results files"):
+        write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(InputError, match=r"torn\.json"):
+        write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))
+    assert not (tmp_path / "page.html").exists()
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def asked(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The page's address on a server of its own, and every path that is asked of it."""
+    paths: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: Any) -> None:
+            paths.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(page.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/{page.name}", paths
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium or chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def first_cells(table: Any, column: int) -> list[str]:
+    return [body.find_elements("css selector", "td")[column].text for body in table.find_elements("tag name", "tbody")]
+
+
+def test_browser_sorts_and_asks_for_nothing(browser: Any, asked: tuple[str, list[str]]) -> None:
+    address, paths = asked
+    browser.get("about:blank")
+    browser.get_log("performance")  # the browser's own first page asks for things of its own
+    browser.get(address)
+    assert browser.title == "benchsuite: published tables, measured"
+    table = browser.find_element("css selector", "section:nth-of-type(2) table")
+    head = table.find_elements("css selector", "thead th")
+    before = first_cells(table, 2)
+    assert before[2] == "–"
+    head[2].find_element("tag name", "button").click()
+    *numbers, last = first_cells(table, 2)
+    falling = [float(text.split()[0]) for text in numbers]
+    assert len(falling) == len(before) - 1 and last == "–", "what was not measured stands below"
+    assert falling == sorted(falling, reverse=True) and head[2].get_attribute("aria-sort") == "descending"
+    head[2].find_element("tag name", "button").click()
+    *rising, last = first_cells(table, 2)
+    assert [float(text.split()[0]) for text in rising] == sorted(falling) and last == "–"
+    lines = table.find_elements("css selector", "tbody:first-of-type tr td:nth-child(2)")
+    assert [line.text for line in lines][:2] == ["ours", "paper"], "a row's lines stay together"
+
+    errors = [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+    assert errors == []
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith(("data:", "http://127.0.0.1"))} == set()
+    assert set(paths) <= {"/report.html", "/favicon.ico"}
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Any, asked: tuple[str, list[str]], width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed")
+    browser.set_window_size(width, 900)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(asked[0])
+    found = axe.Axe().run(browser)
+    serious = [(each["id"], each["nodes"][0]["html"][:120]) for each in found["violations"]
+               if each["impact"] in ("serious", "critical")]  # fmt: skip
+    assert serious == []
+    wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, "tables scroll, the page does not"
