@@ -64,6 +64,8 @@ def parse_json(text: bytes, where: str, cure: str) -> Any:
     """The value of a JSON text; InputError, beginning with `where` and ending in `cure`, as `read_json`."""
     try:
         value = json.loads(text.decode(json.detect_encoding(text)), parse_int=_integer, parse_float=_number)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: {_no_text(text, error)}; {cure}") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deep to be read; {cure}") from None
     except (ValueError, MemoryError) as error:
@@ -84,11 +86,11 @@ def read_typed(path: Path, form: type[T], cure: str, limit: int = LARGE) -> T:
             return msgspec.json.decode(text, type=form)
         except msgspec.ValidationError:
             raise
-        except msgspec.DecodeError:  # no JSON to a strict reader; the other one knows what it is, or why it is none
+        except (msgspec.DecodeError, UnicodeDecodeError):  # what is it to a reader less strict, or where is it none?
             return msgspec.convert(parse_json(text, str(path), cure), form)
     except RecursionError:
         raise InputError(f"{path}: is nested too deep to be read; {cure}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, MemoryError) as error:
+    except (msgspec.MsgspecError, MemoryError) as error:
         raise InputError(f"{path}: {told(error)}; {cure}") from None
 
 
@@ -99,6 +101,11 @@ def told(error: BaseException) -> str:
     text, _, place = " ".join(str(error).split()).partition(" - at `$")
     place = place.rstrip("`").lstrip(".")
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text or type(error).__name__
+
+
+def _no_text(text: bytes, error: UnicodeDecodeError) -> str:
+    line = text.count(b"\n", 0, error.start) + 1
+    return f"is not {error.encoding} text (line {line}, byte {error.start + 1})"
 
 
 def _integer(text: str) -> int:

@@ -66,6 +66,11 @@ def random_case(seed: int, classes: int = 3) -> tuple[DetectionSet, Found]:
     return data, Found(data.image_ids[images], boxes, scores, labels.astype(np.int64))
 
 
+def by_name(result):
+    """`per_class` of a result: the number of each class by its name."""
+    return {each["name"]: next(each[name] for name in each if name != "name") for each in result["per_class"].values()}
+
+
 def from_coco(truth: Path, results: Path) -> tuple[DetectionSet, Found]:
     """A COCO JSON and its results, read naively."""
     document, detections = json.loads(truth.read_text()), json.loads(results.read_text())
@@ -85,6 +90,7 @@ def from_coco(truth: Path, results: Path) -> tuple[DetectionSet, Found]:
         crowd=[box["iscrowd"] for box in boxes],
         areas=[box["area"] for box in boxes],
         image_ids=image_ids,
+        category_ids=category_ids,
     )
     found = Found(
         np.array([row["image_id"] for row in detections], np.int64),

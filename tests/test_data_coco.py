@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchsuite.data.coco import CLASSES, Coco, File
-from benchsuite.data.files import read_image
+from benchsuite.data.images import read_image
 from benchsuite.errors import InputError, MissingData
 from benchsuite.settings import canonical
 

@@ -55,7 +55,7 @@ def test_any_bytes_are_a_value_or_one_line(text: bytes) -> None:
         (b'[{"id": 1, "box": [1, 2],}]', ["line 1 column"]),
         (b'[{"x": ' + b"[" * 100_000, ["nested too deep"]),
         (b'[{"id": ' + b"1" * 5000 + b', "box": [1, 2]}]', ["[0].id", "out of range"]),
-        (b"\xff", ["can't decode"]),
+        (b'[{"id": 1,\n\xff"box": 1}]', ["is not utf-8 text (line 2, byte 12)"]),
         (b"", ["Expecting value"]),
     ],
 )

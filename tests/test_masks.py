@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as reference
 
-from benchsuite.data import coco
+from benchsuite.data import coco, cocofile
 from benchsuite.data.dataset import GRID
 from benchsuite.data.generated import Generated
 from benchsuite.data.locate import open_folder
@@ -156,14 +156,14 @@ def test_run_lengths_and_polygons_give_the_same_grid() -> None:
 
 
 def test_boxes_alone_are_read_once_and_have_no_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[Path] = []
-    parse = coco._parse
-    monkeypatch.setattr(coco, "_parse", lambda path: parsed.append(path) or parse(path))
-    assert toy().open().masks is None and len(parsed) == 1
+    read: list[Path] = []
+    segmentations = cocofile.segmentations
+    monkeypatch.setattr(cocofile, "segmentations", lambda path: read.append(path) or segmentations(path))
+    assert toy().open().masks is None
     with_masks = whole_boxes(tmp_path).open()
-    assert with_masks.masks is not None and len(parsed) == 2
+    assert with_masks.masks is not None and not read
     with_masks.open_masks()
-    assert len(parsed) == 3
+    assert len(read) == 1
     with pytest.raises(InputError) as error:
         toy().open().open_masks()
     one_line(error, "toy train", "no masks")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_cases import FIXTURES, detection_set, random_case
+from metric_cases import FIXTURES, by_name, detection_set, random_case
 
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
@@ -137,14 +137,14 @@ def test_no_detections_score_zero():
     data, _, _ = fixture()
     none = Found(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
     result = Voc().score(data, none)
-    assert (result["AP"], result["AP50"], result["per_class"]) == (0, 0, {"cat": 0, "dog": 0})
+    assert (result["AP"], result["AP50"], by_name(result)) == (0, 0, {"cat": 0, "dog": 0})
 
 
 def test_no_boxes_are_undefined():
     data = detection_set([], [], [], ["a"], image_ids=[3])
     found = Found(np.array([3]), np.array([[0.0, 0, 9, 9]]), np.array([0.5]), np.array([0]))
     assert Voc().score(data, found) == {
-        "protocol": "voc07", "AP": None, "AP50": None, "AP75": None, "per_class": {"a": None}
+        "protocol": "voc07", "AP": None, "AP50": None, "AP75": None, "per_class": {"1": {"name": "a", "AP50": None}}
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class Batch(ImageBatch):
     images    uint8 [B, 3, H, W], RGB, padding at the right and bottom (its value does not matter: models mask it)
     sizes     int64 [B, 2]     height, width of the valid area after resizing
     originals int64 [B, 2]     height, width of the image as read
-    image_ids int64 [B]
+    image_ids int64 [B], uint64 where the split's are
     boxes     float32 [B, M, 4] xyxy in pixels of the resized image; padding rows are 0
     labels    int64 [B, M]     0-based class, -1 for padding
     masks     bool [B, M, G, G] in the coordinates of each box (`DetectionSet.masks`), False in padding rows; None where

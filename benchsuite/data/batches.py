@@ -33,7 +33,7 @@ class Sample:
 
 
 class Samples:
-    """Single images with their boxes, resized and augmented. Crowd and difficult boxes are left out (Detectron).
+    """Single images with their trainable boxes, resized and augmented.
 
     `masks` also gives each box its mask; InputError where the data has none or an augmentation cannot take them along.
     """
@@ -47,7 +47,7 @@ class Samples:
             raise InputError(f"augment: masks cannot follow {lost[0]}; leave it out, or choose a model of boxes")
         self.masks = data.open_masks() if masks else None
         self.read = reader(data, None if self.before else resize, cache)
-        self.kept = ~(data.crowd | data.difficult)
+        self.kept = data.trainable
 
     def get(self, index: int) -> Sample:
         """Image `index` as the cache holds it, boxes in its pixels."""

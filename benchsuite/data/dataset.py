@@ -1,7 +1,7 @@
 """What every detection dataset becomes: columnar annotations and a way to read image i."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
@@ -12,6 +12,7 @@ from benchsuite.errors import InputError, MissingData
 from benchsuite.settings import Json, Part
 
 Rle: TypeAlias = dict[str, Any]  # COCO's run lengths, compressed: {"size": [H, W], "counts": bytes}
+LEAST = 0.01  # pixels across a box that has area: in float32 the edges of a thinner one may meet
 GRID = 112  # cells along each side of a mask in the coordinates of its box: four for each cell of Mask R-CNN's target
 
 
@@ -32,7 +33,7 @@ class Masks(ABC):
 class DetectionSet:
     """One split, opened. N images, T boxes; image i owns rows `offsets[i]:offsets[i + 1]` of the box columns.
 
-    image_ids   int64 [N]     ids as in the annotation file
+    image_ids   int64 [N]     ids as in the annotation file; uint64 where one of them needs it
     file_names  N names       as in the annotation file, for messages and pictures
     sizes       int32 [N, 2]  height, width as annotated
     boxes       float64 [T, 4] xyxy, absolute pixels, as annotated: not rounded, and an edge may lie beyond the image,
@@ -45,12 +46,14 @@ class DetectionSet:
     category_ids int64 [K]    id of each class in the annotation file (COCO's 1..90), for results files
     read        index -> uint8 array [H, W, 3], RGB; InputError naming the file where it cannot be decoded
     dropped     boxes without area that were left out, as COCO itself has some
+    sides       float64 [T, 2] width, height as annotated, where the format gives these: x + w - x is not always w; None
+                where it gives corners
     masks       opens the masks, which may mean to read the annotations once more; None where there are boxes only
     """
 
     name: str
     classes: tuple[str, ...]
-    image_ids: NDArray[np.int64]
+    image_ids: NDArray[np.integer]
     file_names: tuple[str, ...]
     sizes: NDArray[np.int32]
     boxes: NDArray[np.float64]
@@ -59,10 +62,11 @@ class DetectionSet:
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
     offsets: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
+    category_ids: NDArray[np.integer]
     read: Callable[[int], NDArray[np.uint8]] = field(repr=False)
     fingerprint: str = ""
     dropped: int = 0
+    sides: NDArray[np.float64] | None = None
     masks: Callable[[], Masks] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -77,11 +81,49 @@ class DetectionSet:
         owners = np.searchsorted(self.offsets, rows, side="right") - 1
         return clipped(self.boxes[rows], self.sizes[owners])
 
+    @property
+    def xywh(self) -> NDArray[np.float64]:
+        """The boxes as left, top, width, height, to the bit as annotated, [T, 4]."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2] if self.sides is None else self.sides
+        return np.concatenate([self.boxes[:, :2], sides], axis=1)
+
+    @property
+    def trainable(self) -> NDArray[np.bool_]:
+        """Boxes that training learns from, bool [T]: not crowds, not difficult (Detectron), and of some area within
+        their image."""
+        return ~(self.crowd | self.difficult | without_area(self.inside(np.arange(len(self.boxes)))))
+
     def open_masks(self) -> Masks:
         """The masks; InputError where there are none, or one of them is malformed."""
         if self.masks is None:
             raise no_masks(self.name)
         return self.masks()
+
+
+def distinct(names: Iterable[str], ids: Iterable[int | str]) -> tuple[str, ...]:
+    """Names to show and to tell apart: with the id where another class has the same."""
+    held = tuple(names)
+    return tuple(f"{name} (id {id_})" if held.count(name) > 1 else name for name, id_ in zip(held, ids, strict=True))
+
+
+def index_of(wanted: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Place of each wanted id in `ids`, -1 where it is not there. Whole numbers throughout: numpy compares signed with
+    unsigned ones as float64, which holds no id beyond 2^53."""
+    if not len(ids):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    known = np.ones(len(wanted), dtype=bool)
+    if wanted.dtype != ids.dtype:
+        known = wanted >= 0 if ids.dtype == np.uint64 else wanted <= np.iinfo(ids.dtype).max
+        wanted = wanted.astype(ids.dtype)
+    order = np.argsort(ids, kind="stable")
+    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
+    return np.where(known & (ids[places] == wanted), places, -1).astype(np.int64)
+
+
+def without_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Boxes [T, 4] of no extent, bool [T]. NaN counts as none."""
+    thin: NDArray[np.bool_] = np.any(~((boxes[:, 2:] - boxes[:, :2]) >= LEAST), axis=1)
+    return thin
 
 
 def clipped(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.float64]:

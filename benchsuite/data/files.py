@@ -1,4 +1,4 @@
-"""What datasets of files share: where to look, how an image is read, and annotations checked and put into columns."""
+"""What datasets of files share: where to look, and annotations in columns, checked."""
 
 import hashlib
 import os
@@ -9,11 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from benchsuite.data.dataset import DetectionSet, clipped
+from benchsuite.data.dataset import DetectionSet, clipped, without_area
+from benchsuite.data.images import ImageFiles
 from benchsuite.data.masks import Segmentations, problem
 from benchsuite.errors import InputError
+
+FARTHEST = 1e9  # pixels from the corner of the image
 
 
 def data_root() -> Path:
@@ -34,45 +36,6 @@ def looked_in(name: str, folder: Path | None) -> str:
     return str(folder) if folder is not None else f"$BENCH_DATA ({data_root()}), data/{name} and datasets/{name}"
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode to uint8 [H, W, 3], RGB, in the orientation stored; InputError naming the file where that fails."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the image is missing; restore it or correct the annotations") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image cannot be decoded ({_one_line(error)}); restore or remove it") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width as stored, without decoding; InputError naming the file where they cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the image is missing; restore it or take it off the list") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image cannot be read ({_one_line(error)}); restore or remove it") from error
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "of no known format"  # PIL's own text repeats the path
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Index -> decoded image, from a list of files."""
-
-    paths: tuple[Path, ...]
-
-    def __call__(self, index: int) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3]."""
-        return read_image(self.paths[index])
-
-
 @dataclass(frozen=True)
 class Raw:
     """Annotations as written, not yet checked: N images, T boxes in any order; see `DetectionSet` for the columns.
@@ -80,17 +43,18 @@ class Raw:
     owners    int64 [T] index of the image, -1 where it is unknown
     labels    int64 [T] index of the class, -1 where it is unknown
     describe  row -> which annotation this is, for messages
+    images    reads the images; None for truth alone, to score against
     found     (sort, one line) of every mistake met while reading (equal ids, files that cannot be parsed)
+    notes     one line for each thing that was put in place of what is not written
     segmentations  reads the masks' polygons or run lengths, one a box as COCO writes them; None where there are none
     """
 
     name: str
     file: Path
     classes: tuple[str, ...]
-    category_ids: NDArray[np.int64]
-    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.integer]
+    image_ids: NDArray[np.integer]
     file_names: tuple[str, ...]
-    paths: tuple[Path, ...]
     sizes: NDArray[np.int32]
     boxes: NDArray[np.float64]
     owners: NDArray[np.int64]
@@ -99,14 +63,17 @@ class Raw:
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
     describe: Callable[[int], str] = field(repr=False)
+    images: ImageFiles | None = None
+    sides: NDArray[np.float64] | None = None
     fingerprint: str = ""
     found: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
     segmentations: Callable[[], Sequence[Any]] | None = field(default=None, repr=False)
 
     @property
     def empty(self) -> NDArray[np.bool_]:
         """Boxes without area, bool [T]."""
-        return ~((self.boxes[:, 2] > self.boxes[:, 0]) & (self.boxes[:, 3] > self.boxes[:, 1]))
+        return without_area(self.boxes)
 
     @property
     def limits(self) -> NDArray[np.float64]:
@@ -121,6 +88,12 @@ class Raw:
         beyond = (self.boxes[:, :2] >= self.limits[:, :2]).any(1) | (self.boxes[:, 2:] <= 0).any(1)
         return beyond & ~self.empty & (self.owners >= 0)
 
+    @property
+    def endless(self) -> NDArray[np.bool_]:
+        """Boxes that are not finite, or so far out that sums of their sides are not, bool [T]."""
+        far: NDArray[np.bool_] = np.any(~(np.abs(self.boxes) <= FARTHEST), axis=1)
+        return far
+
 
 @runtime_checkable
 class HasRaw(Protocol):
@@ -133,15 +106,22 @@ class HasRaw(Protocol):
 def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
     """(sort of mistake, one line) of everything that keeps a dataset from being used."""
     yield from raw.found
-    for index in map(int, np.flatnonzero((raw.sizes < 1).any(1))):
-        height, width = raw.sizes[index]
-        yield "sizes", f"image {raw.file_names[index]} is annotated as {width}x{height}; correct the annotation"
     for row in map(int, np.flatnonzero(raw.owners < 0)):
         yield "unknown images", f"{raw.describe(row)}: its image is not in the list of images; correct or remove it"
     for row in map(int, np.flatnonzero(raw.labels < 0)):
         yield "unknown classes", f"{raw.describe(row)}: its class is not in the list of classes; correct or remove it"
-    for row in map(int, np.flatnonzero(~np.isfinite(raw.boxes).all(1))):
+    for row in map(int, np.flatnonzero(raw.endless)):
         yield "boxes not finite", f"{raw.describe(row)}: box {raw.boxes[row].tolist()} is not finite; correct it"
+    for row in map(int, np.flatnonzero(~((raw.areas >= 0) & (raw.areas < np.inf)))):
+        yield "areas", f"{raw.describe(row)}: area {raw.areas[row]} is none; correct it, or leave it out"
+    if raw.images is not None:
+        yield from _of_images(raw)
+
+
+def _of_images(raw: Raw) -> Iterator[tuple[str, str]]:
+    for index in map(int, np.flatnonzero((raw.sizes < 1).any(1))):
+        height, width = raw.sizes[index]
+        yield "sizes", f"image {raw.file_names[index]} is annotated as {width}x{height}; correct the annotation"
     for row in map(int, np.flatnonzero(raw.outside)):
         height, width = raw.sizes[raw.owners[row]]
         box = [round(float(side), 2) for side in raw.boxes[row]]
@@ -150,6 +130,10 @@ def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
             f"{raw.describe(row)}: box {box} (x1, y1, x2, y2) lies wholly outside its image "
             f"{raw.file_names[raw.owners[row]]} of {width}x{height}; correct or remove it",
         )
+
+
+def _unread(index: int) -> NDArray[np.uint8]:
+    raise InputError(f"image {index}: was not given; name the folder of images")
 
 
 def checked(raw: Raw) -> DetectionSet:
@@ -171,13 +155,14 @@ def checked(raw: Raw) -> DetectionSet:
         file_names=raw.file_names,
         sizes=raw.sizes,
         boxes=raw.boxes[rows],
+        sides=None if raw.sides is None else raw.sides[rows],
         labels=raw.labels[rows],
         areas=raw.areas[rows],
         crowd=raw.crowd[rows],
         difficult=raw.difficult[rows],
         offsets=np.searchsorted(raw.owners[rows], np.arange(len(raw.image_ids) + 1)).astype(np.int64),
         category_ids=raw.category_ids,
-        read=ImageFiles(raw.paths),
+        read=raw.images or _unread,
         fingerprint=raw.fingerprint,
         dropped=int(raw.empty.sum()),
         masks=_masks(raw, rows),
@@ -208,7 +193,7 @@ def fingerprint(annotations: Iterable[bytes], images: Iterable[Path]) -> str:
     for path in images:
         try:
             size = path.stat().st_size
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             size = -1
-        digest.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size}\n".encode(errors="backslashreplace"))
     return digest.hexdigest()[:24]

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from benchsuite.data.classification import ClassificationData, ClassificationSet
-from benchsuite.data.files import fingerprint, looked_in, read_image, roots
+from benchsuite.data.files import fingerprint, looked_in, roots
+from benchsuite.data.images import SUFFIXES, read_image
 from benchsuite.errors import InputError, MissingData
 
 
@@ -68,13 +68,13 @@ class Folders(ClassificationData):
 
 def has_classes(split: Path) -> bool:
     """Whether a folder holds folders with images."""
-    return any(file.suffix.lower() in IMG_EXTENSIONS for file in split.glob("*/*"))
+    return any(file.suffix.lower() in SUFFIXES for file in split.glob("*/*"))
 
 
 @cache
 def _listing(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], str]:
     """Classes, files in order, fingerprint."""
-    files = tuple(sorted(file for file in folder.glob("*/*") if file.suffix.lower() in IMG_EXTENSIONS))
+    files = tuple(sorted(file for file in folder.glob("*/*") if file.suffix.lower() in SUFFIXES))
     classes = tuple(sorted(item.name for item in folder.iterdir() if item.is_dir()))
     if not files:
         raise InputError(f"{folder}: has no folder with images; sort the images into one folder a class")

@@ -7,7 +7,8 @@ from pathlib import Path
 from benchsuite.data.cifar import FOLDER as CIFAR
 from benchsuite.data.cifar import Cifar100
 from benchsuite.data.classification import ClassificationData
-from benchsuite.data.coco import File, names_in
+from benchsuite.data.coco import File
+from benchsuite.data.cocofile import names_in
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.files import data_root
 from benchsuite.data.imagenet import Folders, has_classes
@@ -106,7 +107,7 @@ def _annotated(path: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, Path]
 
 def _images(path: Path, split: str, annotations: Path) -> Path:
     """The folder that the annotations' file names are relative to: the first that has one of the first ten images."""
-    names = list(islice(names_in(annotations.read_bytes()), 10))
+    names = list(islice(names_in(annotations), 10))
     folders = [
         path / split,
         path / "images" / split,

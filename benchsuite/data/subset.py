@@ -30,6 +30,7 @@ def take(data: DetectionSet, limit: int) -> DetectionSet:
         file_names=tuple(data.file_names[index] for index in chosen),
         sizes=data.sizes[chosen],
         boxes=data.boxes[rows],
+        sides=None if data.sides is None else data.sides[rows],
         labels=data.labels[rows],
         areas=data.areas[rows],
         crowd=data.crowd[rows],

@@ -1,17 +1,15 @@
 """COCO's test-dev: images without truth, for results that COCO's server scores."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pydantic import Field
 
-from benchsuite.data.coco import CLASSES, names_in
+from benchsuite.data.coco import CLASSES
+from benchsuite.data.cocofile import names_in, read
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import ImageFiles, fingerprint, looked_in, roots
+from benchsuite.data.files import checked, fingerprint, looked_in, roots
 from benchsuite.errors import InputError, MissingData
+from benchsuite.reading import read_within
 
 
 class TestDev(DetectionData):
@@ -37,40 +35,16 @@ class TestDev(DetectionData):
 
     def fingerprint(self) -> str:
         """Hash of the list and of the names and sizes of its images."""
-        listed, images = self._found()
-        text = listed.read_bytes()
-        return fingerprint([text], (images / name for name in names_in(text)))
+        file, folder = self._found()
+        return fingerprint([read_within(file, "download it again")], (folder / name for name in names_in(file)))
 
     def open(self) -> DetectionSet:
         """The images, without boxes. InputError where the list is not COCO's."""
-        listed, images = self._found()
-        try:
-            content: Mapping[str, Any] = json.loads(listed.read_bytes())
-            entries = sorted(content["images"], key=lambda image: int(image["id"]))
-            kinds = sorted(content["categories"], key=lambda kind: int(kind["id"]))
-            sizes = [(image["height"], image["width"]) for image in entries]
-            names = tuple(image["file_name"] for image in entries)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{listed}: is not COCO's list of test images ({error!r}); download it again") from None
-        if tuple(kind["name"] for kind in kinds) != CLASSES:
-            raise InputError(f"{listed}: has not COCO's 80 classes but {len(kinds)}; download it again")
-        none = np.zeros(0)
-        return DetectionSet(
-            name=self.name,
-            classes=CLASSES,
-            image_ids=np.array([image["id"] for image in entries], np.int64),
-            file_names=names,
-            sizes=np.array(sizes, np.int32),
-            boxes=none.reshape(0, 4),
-            labels=none.astype(np.int64),
-            areas=none,
-            crowd=none.astype(np.bool_),
-            difficult=none.astype(np.bool_),
-            offsets=np.zeros(len(entries) + 1, np.int64),
-            category_ids=np.array([kind["id"] for kind in kinds], np.int64),
-            read=ImageFiles(tuple(images / name for name in names)),
-            fingerprint=self.fingerprint(),
-        )
+        file, folder = self._found()
+        raw = read(self.name, file, folder, annotated=False)
+        if raw.classes != CLASSES:
+            raise InputError(f"{file}: has not COCO's 80 classes but {len(raw.classes)}; download it again")
+        return checked(raw)
 
     def _found(self) -> tuple[Path, Path]:
         for root in roots("coco", self.folder):

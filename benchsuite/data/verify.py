@@ -1,17 +1,19 @@
 """Check a dataset as a whole: count what it holds and list everything that is wrong with it, not only the first."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from typing import ClassVar
 
+import hotcoco
 import numpy as np
 
 from benchsuite.data.classification import ClassificationData
-from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import HasRaw, Raw, mistakes, read_image
+from benchsuite.data.dataset import DetectionData, DetectionSet, clipped, distinct, without_area
+from benchsuite.data.files import HasRaw, Raw, mistakes
+from benchsuite.data.images import ImageFiles, examined
+from benchsuite.data.masks import problem
 from benchsuite.errors import InputError
 from benchsuite.settings import Json
 
@@ -25,7 +27,8 @@ class Report:
     classes   boxes of each class
     sizes     shares of small, medium and large boxes, 0..1, COCO's bounds
     dropped   boxes without area: left out, no mistake (COCO itself has some)
-    notes     one line for each dropped box
+    notes     one line for each thing that is no mistake and worth knowing: a dropped box, an image shown turned
+    health    what hotcoco's health check warns of, a line each
     problems  one line for each mistake, by sort; empty where all is well
     """
 
@@ -41,6 +44,7 @@ class Report:
     difficult: int
     dropped: int
     notes: list[str]
+    health: list[str]
     problems: dict[str, list[str]]
 
     def form(self) -> dict[str, Json]:
@@ -53,6 +57,10 @@ class Report:
         counts |= {"of them difficult": self.difficult, "dropped, no area": self.dropped}
         shares = [(f"{size} boxes", f"{100 * share:.1f} %") for size, share in self.sizes.items()]
         return [*((name, f"{count:,}") for name, count in counts.items()), *shares]
+
+    def remarks(self) -> list[str]:
+        """What is no mistake and worth knowing."""
+        return [*self.notes, *(f"hotcoco: {line}" for line in self.health)]
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,10 @@ class ClassReport:
         """What was counted, and how much, as it is printed."""
         return [("images", f"{self.images:,}"), ("classes", f"{len(self.classes):,}")]
 
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
 
 def verify(data: DetectionData | ClassificationData) -> Report | ClassReport:
     """Read all annotations and decode all images of a split. MissingData or InputError only where there is nothing
@@ -90,21 +102,20 @@ def verify_classes(data: ClassificationData) -> ClassReport:
     """Count the images of each class and decode them all."""
     opened = data.open()
 
-    def look(index: int) -> tuple[str, str] | None:
+    def look(index: int) -> Iterator[tuple[str, str]]:
         try:
             opened.read(index)
         except InputError as error:
-            return "undecodable images", str(error)
-        return None
+            yield "undecodable images", str(error)
 
     counts = np.bincount(opened.labels, minlength=len(opened.classes)).tolist()
     problems = _by_sort(_looked_at(look, len(opened)))
-    named = dict(zip(opened.classes, counts, strict=True))
+    named = dict(zip(distinct(opened.classes, range(len(counts))), counts, strict=True))
     return ClassReport(opened.name, opened.fingerprint, len(opened), named, problems)
 
 
 def verify_boxes(data: DetectionData) -> Report:
-    """Check a detection dataset."""
+    """Check a detection dataset: annotations, masks where there are some, and images."""
     if isinstance(data, HasRaw):
         return _files(data.raw())
     opened = data.open()
@@ -113,48 +124,87 @@ def verify_boxes(data: DetectionData) -> Report:
 
 
 def _files(raw: Raw) -> Report:
-    def look(index: int) -> tuple[str, str] | None:
-        return _image(raw.paths[index], raw.file_names[index], (raw.sizes[index, 0], raw.sizes[index, 1]))
+    notes: list[str] = []
 
-    problems = _by_sort(chain(mistakes(raw), _looked_at(look, len(raw.paths))))
-    empty = [
-        f"{raw.describe(int(row))}: box {raw.boxes[row].tolist()} has no area" for row in np.flatnonzero(raw.empty)
-    ]
+    def look(index: int) -> Iterator[tuple[str, str]]:
+        path, name, size = files.paths[index], raw.file_names[index], tuple(raw.sizes[index].tolist())
+        if not path.exists():
+            yield "missing images", f"{name}: is missing; restore it or correct the annotations"
+            return
+        try:
+            found = examined(path, files.below)
+        except InputError as error:
+            yield "undecodable images", name + str(error).removeprefix(str(path))
+            return
+        notes.extend(f"{name}: {note}" for note in found.notes)
+        yield from _mismatch(name, size, found.size)
+
+    files = raw.images or ImageFiles(())
+    problems = _by_sort(chain(mistakes(raw), _masks(raw), _looked_at(look, len(files.paths))))
+    rows = zip(np.flatnonzero(raw.empty).tolist(), raw.boxes[raw.empty].tolist(), strict=True)
+    empty = [f"{raw.describe(row)}: box {box} has no area, and is left out" for row, box in rows]
     good = ~raw.empty
-    return _report(raw, raw.labels[good], raw.areas[good], empty, problems, len(empty))
+    health = [] if problems else _health(raw)
+    notes = [*raw.notes, *empty, *_at_edges(raw), *sorted(notes)]
+    return _report(raw, raw.labels[good], raw.areas[good], notes, problems, len(empty), health)
 
 
-def _image(path: Path, name: str, size: tuple[int, int]) -> tuple[str, str] | None:
-    if not path.exists():
-        return "missing images", f"{name}: is missing; restore it or correct the annotations"
-    try:
-        found = read_image(path).shape
-    except InputError as error:
-        return "undecodable images", name + str(error).removeprefix(str(path))
-    return _mismatch(name, size, found[:2])
+def _at_edges(raw: Raw) -> Iterator[str]:
+    known = np.flatnonzero((raw.owners >= 0) & ~raw.empty & ~raw.outside & ~raw.endless)
+    inside = clipped(raw.boxes[known], raw.sizes[raw.owners[known]])
+    for row in known[without_area(inside)].tolist():
+        box = raw.boxes[row].tolist()
+        yield f"{raw.describe(row)}: box {box} has no area within its image; training leaves it out"
 
 
-def _mismatch(name: str, size: tuple[int, ...], found: tuple[int, ...]) -> tuple[str, str] | None:
-    if tuple(size) == tuple(found):
-        return None
-    return "sizes", f"{name}: is {found[1]}x{found[0]} but annotated as {size[1]}x{size[0]}; correct the annotation"
+def _masks(raw: Raw) -> Iterator[tuple[str, str]]:
+    """What is wrong with the masks of boxes of known images."""
+    if raw.segmentations is None:
+        return
+    sizes = raw.sizes[raw.owners].tolist()
+    for row, (segmentation, (height, width)) in enumerate(zip(raw.segmentations(), sizes, strict=True)):
+        if raw.owners[row] >= 0 and not raw.empty[row] and (mistake := problem(segmentation, height, width)):
+            yield "masks", f"{raw.describe(row)} {mistake}; correct or remove it"
+
+
+def _health(raw: Raw) -> list[str]:
+    """hotcoco's health check of a set without mistakes."""
+    numbers = range(1, len(raw.image_ids) + 1)
+    sizes = zip(numbers, raw.file_names, raw.sizes.tolist(), strict=True)
+    truth = hotcoco.COCO.from_arrays(
+        [{"id": number, "file_name": name, "height": h, "width": w} for number, name, (h, w) in sizes],
+        [{"id": label + 1, "name": name} for label, name in enumerate(raw.classes)],
+        raw.owners + 1,
+        raw.labels + 1,
+        np.concatenate([raw.boxes[:, :2], raw.boxes[:, 2:] - raw.boxes[:, :2]], axis=1),
+        area=raw.areas,
+        iscrowd=raw.crowd.astype(np.int64),
+    )
+    found = truth.healthcheck()
+    return [str(each["message"]).rstrip(".") for each in (*found["errors"], *found["warnings"])]
+
+
+def _mismatch(name: str, size: tuple[int, ...], found: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    if tuple(size) != tuple(found):
+        yield "sizes", f"{name}: is {found[1]}x{found[0]} but annotated as {size[1]}x{size[0]}; correct the annotation"
 
 
 def _decoded(data: DetectionSet) -> dict[str, list[str]]:
-    def look(index: int) -> tuple[str, str] | None:
+    def look(index: int) -> Iterator[tuple[str, str]]:
         try:
             found = data.read(index).shape
         except InputError as error:
-            return "undecodable images", str(error)
-        return _mismatch(data.file_names[index], tuple(data.sizes[index]), found[:2])
+            yield "undecodable images", str(error)
+            return
+        yield from _mismatch(data.file_names[index], tuple(data.sizes[index]), found[:2])
 
     return _by_sort(_looked_at(look, len(data)))
 
 
-def _looked_at(look: Callable[[int], tuple[str, str] | None], count: int) -> Iterator[tuple[str, str]]:
+def _looked_at(look: Callable[[int], Iterable[tuple[str, str]]], count: int) -> Iterator[tuple[str, str]]:
     """(sort of mistake, one line) of what `look`, which takes an index, finds wrong with `count` images."""
     with ThreadPoolExecutor() as pool:
-        yield from filter(None, pool.map(look, range(count)))
+        yield from chain.from_iterable(pool.map(lambda index: list(look(index)), range(count)))
 
 
 def _by_sort(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -171,6 +221,7 @@ def _report(
     notes: list[str],
     problems: dict[str, list[str]],
     dropped: int,
+    health: Sequence[str] = (),
 ) -> Report:
     counts = np.bincount(labels[labels >= 0], minlength=len(data.classes))
     bands = np.bincount(np.digitize(areas, [SMALL, LARGE]), minlength=3) / max(1, len(areas))
@@ -179,11 +230,12 @@ def _report(
         fingerprint=data.fingerprint,
         images=len(data.image_ids),
         boxes=len(labels),
-        classes={name: int(count) for name, count in zip(data.classes, counts, strict=True)},
+        classes=dict(zip(distinct(data.classes, data.category_ids.tolist()), counts.tolist(), strict=True)),
         sizes={name: round(float(share), 4) for name, share in zip(("small", "medium", "large"), bands, strict=True)},
         crowd=int(data.crowd.sum()),
         difficult=int(data.difficult.sum()),
         dropped=dropped,
         notes=notes,
+        health=list(health),
         problems=problems,
     )

@@ -4,18 +4,19 @@ VOC counts pixels from 1 and includes the last one; boxes here are (xmin - 1, ym
 height count both ends (as Detectron reads them): where both corners are one pixel, the box is that pixel.
 """
 
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import Raw, checked, fingerprint, image_size, looked_in, roots
+from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
+from benchsuite.data.images import ImageFiles, image_size
+from benchsuite.data.vocfile import image_path, listed, parse, text_of
 from benchsuite.errors import InputError, MissingData
 
 CLASSES = (
@@ -68,13 +69,13 @@ class Voc(DetectionData):
         """Whether its images are; by the splits' names where the devkit is not on this machine."""
         withheld = WITHHELD.issuperset(self.splits)
         try:
-            return _annotated(tuple((folder, _listed(file)) for folder, file in self._found()), withheld)
+            return _annotated(tuple((folder, listed(file)) for folder, file in self._found()), withheld)
         except MissingData:
             return not withheld
 
     def fingerprint(self) -> str:
         """Hash of the annotations of the listed images, and of the images' names and sizes."""
-        return _fingerprint(tuple((folder, _listed(file)) for folder, file in self._found()))
+        return _fingerprint(tuple((folder, listed(file)) for folder, file in self._found()))
 
     def open(self) -> DetectionSet:
         """Read and check the annotations."""
@@ -83,37 +84,36 @@ class Voc(DetectionData):
     def raw(self) -> Raw:
         """The annotations as written; images are numbered from 1 in the order of the lists."""
         splits, classes = self._found(), self.classes
-        listed = [(folder, image) for folder, file in splits for image in _listed(file)]
+        images = [(folder, image) for folder, file in splits for image in listed(file)]
         label_of = {name: label for label, name in enumerate(classes)}
-        sizes, rows, found = np.ones((len(listed), 2), dtype=np.int32), [], []
-        annotated = self.annotated
-        for owner, (folder, image) in enumerate(listed):
+        sizes, rows, found = np.ones((len(images), 2), dtype=np.int32), [], []
+        paths, annotated = tuple(_path(folder, image) for folder, image in images), self.annotated
+        for owner, (folder, image) in enumerate(images):
             try:
                 if not annotated:
-                    sizes[owner] = image_size(image_path(folder, image))
+                    sizes[owner] = image_size(paths[owner], (folder / "JPEGImages",))
                     continue
-                sizes[owner], objects = parse(folder / "Annotations" / f"{image}.xml")
+                image_path(folder, image)
+                sizes[owner], objects, _ = parse(folder / "Annotations" / f"{image}.xml")
             except InputError as error:
                 found.append(("annotations", str(error).removeprefix(f"{folder.parent}/")))
                 continue
             rows += [(owner, place, item) for place, item in enumerate(objects, 1)]
         boxes = np.array([item.box for _, _, item in rows], dtype=np.float64).reshape(-1, 4)
-        paths = tuple(image_path(folder, image) for folder, image in listed)
 
         def describe(row: int) -> str:
-            folder, image = listed[rows[row][0]]
+            folder, image = images[rows[row][0]]
             return f"{folder.name}/Annotations/{image}.xml: object {rows[row][1]} ({rows[row][2].name})"
 
-        repeated = [f"{folder.name}/{image}" for (folder, image), times in Counter(listed).items() if times > 1]
+        repeated = [f"{folder.name}/{image}" for (folder, image), times in Counter(images).items() if times > 1]
         found += [("duplicates", f"image {name} is listed twice; list it once") for name in repeated]
         return Raw(
             name=self.name,
             file=splits[0][0].parent,
             classes=classes,
             category_ids=np.arange(1, len(classes) + 1),
-            image_ids=np.arange(1, len(listed) + 1),
+            image_ids=np.arange(1, len(images) + 1),
             file_names=tuple(path.name for path in paths),
-            paths=paths,
             sizes=sizes,
             boxes=boxes,
             owners=np.array([owner for owner, _, _ in rows], dtype=np.int64),
@@ -122,9 +122,14 @@ class Voc(DetectionData):
             crowd=np.zeros(len(rows), dtype=bool),
             difficult=np.array([item.difficult for _, _, item in rows], dtype=bool),
             describe=describe,
+            images=ImageFiles(paths, tuple(folder / "JPEGImages" for folder, _ in splits)),
             fingerprint=self.fingerprint(),
             found=tuple(found),
         )
+
+    def listed(self) -> tuple[str, ...]:
+        """The images' names as in the lists, in the order of the opened set."""
+        return tuple(image for _, file in self._found() for image in listed(file))
 
     def _found(self) -> list[tuple[Path, Path]]:
         """Year folder and list file of each split."""
@@ -143,65 +148,11 @@ class Voc(DetectionData):
         raise MissingData(f"voc {split}: not in {looked_in('voc', self.folder)}{found}; {cure}")
 
 
-class Object(NamedTuple):
-    """One annotated object: class name, xyxy box, and whether VOC calls it difficult."""
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-
-
-def parse(path: Path) -> tuple[tuple[int, int], list[Object]]:
-    """Height and width of the image, and its objects; InputError for what is not a VOC annotation.
-
-    Documents that declare a type or entities are refused: nothing VOC needs, and entities can expand without end.
-    """
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the annotation is missing; restore it or take its image off the list") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); restore it") from error
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"{path}: declares a document type or entities, which is not allowed; remove the declaration")
-    try:
-        root = ET.fromstring(text)
-        size = (int(_number(root, "size/height")), int(_number(root, "size/width")))
-        return size, [_object(item) for item in root.iter("object")]
-    except (ET.ParseError, ValueError) as error:
-        raise InputError(f"{path}: is not a VOC annotation ({error}); correct it") from error
-
-
-def _object(item: ET.Element) -> Object:
-    xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-    return Object(
-        (item.findtext("name") or "").strip(), (xmin - 1, ymin - 1, xmax, ymax), item.findtext("difficult") == "1"
-    )
-
-
-def _number(item: ET.Element, path: str) -> float:
-    text = item.findtext(path)
-    if text is None:
-        raise ValueError(f"<{item.tag}> has no <{path.replace('/', '><')}>")
-    return float(text)
-
-
-def image_path(folder: Path, image: str) -> Path:
-    """The file of an image: `.jpg` as in VOC, another suffix where only that is there."""
-    usual = folder / "JPEGImages" / f"{image}.jpg"
-    others = (usual.with_name(image + suffix) for suffix in (".jpeg", ".JPG", ".png"))
-    return usual if usual.exists() else next((path for path in others if path.exists()), usual)
-
-
 def splits_of(kit: Path) -> Iterator[str]:
     """`YEAR/SET` of every list in a devkit; the lists of single classes (`car_train`) are left out."""
     for file in sorted(kit.glob("*/ImageSets/Main/*.txt")):
         if not file.stem.startswith(tuple(f"{name}_" for name in CLASSES)):
             yield f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}"
-
-
-def _listed(file: Path) -> tuple[str, ...]:
-    return tuple(line.split()[0] for line in file.read_text().splitlines() if line.strip())
 
 
 @cache
@@ -210,7 +161,7 @@ def _classes(folders: tuple[Path, ...]) -> tuple[str, ...]:
     for kit in {folder.parents[1] for folder in folders}:
         for path in sorted(kit.glob("*/Annotations/*.xml")):
             try:
-                names.update(item.name for item in parse(path)[1])
+                names.update(item.name for item in parse(path).objects)
             except InputError:
                 continue  # told when its image is used
     return CLASSES if names <= set(CLASSES) or names >= set(CLASSES) else tuple(sorted(names))
@@ -218,13 +169,19 @@ def _classes(folders: tuple[Path, ...]) -> tuple[str, ...]:
 
 @cache
 def _fingerprint(sets: tuple[tuple[Path, tuple[str, ...]], ...]) -> str:
-    images = [(folder, image) for folder, listed in sets for image in listed]
-    annotations = (folder / "Annotations" / f"{image}.xml" for folder, image in images)
-    texts = (path.read_bytes() if path.exists() else b"" for path in annotations)
-    return fingerprint(texts, (image_path(folder, image) for folder, image in images))
+    images = [(folder, image) for folder, names in sets for image in names]
+    texts = (text_of(folder / "Annotations" / f"{image}.xml") for folder, image in images)
+    return fingerprint(texts, (_path(folder, image) for folder, image in images))
+
+
+def _path(folder: Path, image: str) -> Path:
+    """The image's file; VOC's own name for it where nobody can tell, which is told when the annotations are read."""
+    with suppress(InputError):
+        return image_path(folder, image)
+    return folder / "JPEGImages" / f"{image}.jpg"
 
 
 @cache
 def _annotated(sets: tuple[tuple[Path, tuple[str, ...]], ...], withheld: bool) -> bool:
-    there = ((folder / "Annotations" / f"{image}.xml").exists() for folder, listed in sets for image in listed)
+    there = ((folder / "Annotations" / f"{image}.xml").exists() for folder, names in sets for image in names)
     return all(there) if withheld else any(there)

@@ -72,8 +72,8 @@ def flatten(batch: Batch, detections: Detections) -> tuple[Tensor, Tensor, Tenso
     """image_ids [D], boxes [D, 4] in pixels of the original images, scores [D], labels [D]; no padding, on the CPU."""
     kept = detections.labels >= 0
     boxes = in_original(batch, detections.boxes)[kept]
-    image_ids = batch.image_ids.unsqueeze(1).expand_as(kept)[kept]
-    return image_ids.cpu(), boxes.cpu(), detections.scores[kept].float().cpu(), detections.labels[kept].cpu()
+    image_ids = batch.image_ids.cpu().unsqueeze(1).expand_as(kept)[kept.cpu()]  # unsigned ones cannot be chosen on CUDA
+    return image_ids, boxes.cpu(), detections.scores[kept].float().cpu(), detections.labels[kept].cpu()
 
 
 def encoded(batch: Batch, masks: Tensor, detections: Detections) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import hotcoco
@@ -14,7 +13,7 @@ from pycocotools import mask as reference_mask
 
 from benchsuite.data.dataset import DetectionSet, Masks, Rle
 from benchsuite.errors import InputError
-from benchsuite.metrics.metric import Found, Interval, Metric
+from benchsuite.metrics.metric import Found, Interval, Metric, per_class
 from benchsuite.settings import Json
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -61,8 +60,7 @@ class Coco(Metric):
         found.check(data)
         evaluate = with_hotcoco if self.evaluator == "hotcoco" else with_pycocotools
         evaluation = evaluate(data, found, self.truth(data))
-        names = dict(zip(data.category_ids.tolist(), data.classes, strict=True))
-        return {**by_threshold(evaluation), **summary(evaluation, names), "protocol": self.protocol}
+        return {**by_threshold(evaluation), **summary(evaluation, data), "protocol": self.protocol}
 
     def truth(self, data: DetectionSet) -> Masks | None:
         """The true masks, where it is masks that overlap; None for boxes."""
@@ -87,13 +85,12 @@ class CocoMasks(Coco):
         return data.open_masks()
 
 
-def summary(evaluation: Evaluation, classes: Mapping[int, str]) -> dict[str, Json]:
-    """The 12 numbers and the AP of each class, 0–100; `classes` gives the name of each category id."""
+def summary(evaluation: Evaluation, data: DetectionSet) -> dict[str, Json]:
+    """The 12 numbers and the AP of each class, 0–100."""
     numbers = {name: percent(value) for name, value in zip(COLUMNS, evaluation.stats, strict=True)}
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    ids = enumerate(evaluation.params.catIds)
-    per_class = {classes[int(category)]: percent(_mean(precision[:, :, k])) for k, category in ids}
-    return {"protocol": "coco", **numbers, "per_class": per_class}
+    classes = [percent(_mean(precision[:, :, number - 1])) for number in _numbers(data.category_ids)]
+    return {"protocol": "coco", **numbers, "per_class": per_class(data, "AP", classes)}
 
 
 def by_threshold(evaluation: Evaluation) -> dict[str, Json]:
@@ -222,36 +219,37 @@ def _rles(data: DetectionSet, found: Found) -> list[Rle]:
     """The detections' masks; InputError where they have none."""
     if found.masks is None:
         raise InputError(f"detections of {data.name}: have boxes but no masks; choose a model that finds masks")
-    order = np.argsort(data.image_ids)
-    images = order[np.searchsorted(data.image_ids, found.image_ids, sorter=order)]
-    sizes = data.sizes[images].tolist()
+    sizes = data.sizes[found.images(data)].tolist()
     return [{"size": size, "counts": counts} for size, counts in zip(sizes, found.masks, strict=True)]
 
 
+def _numbers(ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    """1, 2, … for ids as they rise. Evaluators get these: the rows of detections are float64, which holds no id beyond
+    2^53, and equal scores are ranked by id."""
+    numbers = np.empty(len(ids), np.int64)
+    numbers[np.argsort(ids, kind="stable")] = np.arange(1, len(ids) + 1)
+    return numbers
+
+
 def _images(data: DetectionSet) -> list[dict[str, Any]]:
-    sizes = zip(data.image_ids.tolist(), data.sizes.tolist(), strict=True)
+    sizes = zip(_numbers(data.image_ids).tolist(), data.sizes.tolist(), strict=True)
     return [{"id": image, "height": height, "width": width} for image, (height, width) in sizes]
 
 
 def _categories(data: DetectionSet) -> list[dict[str, Any]]:
-    return [{"id": id_, "name": name} for id_, name in zip(data.category_ids.tolist(), data.classes, strict=True)]
+    kinds = zip(_numbers(data.category_ids).tolist(), data.classes, strict=True)
+    return [{"id": number, "name": name} for number, name in kinds]
 
 
 def _truth_columns(data: DetectionSet) -> tuple[NDArray[Any], ...]:
-    """image_id, category_id, xywh, area, iscrowd: one row a box."""
-    image_ids = np.repeat(data.image_ids, np.diff(data.offsets))
-    return image_ids, data.category_ids[data.labels], _xywh(data.boxes), data.areas, data.crowd.astype(np.int64)
+    """Numbers of image and category, xywh, area, iscrowd: one row a box."""
+    images = np.repeat(_numbers(data.image_ids), np.diff(data.offsets))
+    return images, _numbers(data.category_ids)[data.labels], data.xywh, data.areas, data.crowd.astype(np.int64)
 
 
 def _rows(data: DetectionSet, found: Found) -> NDArray[np.float64]:
-    """[D, 7]: image_id, x, y, w, h, score, category_id."""
+    """[D, 7]: number of the image, x, y, w, h, score, number of the category."""
     rows = np.empty((len(found), 7))
-    rows[:, 0], rows[:, 1:5], rows[:, 5] = found.image_ids, _xywh(found.boxes), found.scores
-    rows[:, 6] = data.category_ids[found.labels]
+    rows[:, 0], rows[:, 1:5] = _numbers(data.image_ids)[found.images(data)], found.xywh
+    rows[:, 5], rows[:, 6] = found.scores, _numbers(data.category_ids)[found.labels]
     return rows
-
-
-def _xywh(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
-    xywh = boxes.astype(np.float64)
-    xywh[:, 2:] -= xywh[:, :2]
-    return xywh

@@ -1,16 +1,17 @@
 """What every detection metric takes, the saved detections of one split, and what it gives back."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.dataset import DetectionSet, distinct, index_of
 from benchsuite.data.masks import Packed
 from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import Json, Part
@@ -33,18 +34,20 @@ class Interval:
 class Found:
     """D detections of one split, in any order.
 
-    image_ids int64 [D]        as in the annotation file
+    image_ids int64 [D]        as in the annotation file; uint64 where one of those needs it
     boxes     floating [D, 4]  xyxy in pixels of the original image
     scores    floating [D]
     labels    int64 [D]        0-based class
+    sides     float64 [D, 2]   width, height where these are what was written: x + w - x is not always w; None else
     masks     D strings        COCO's compressed run lengths, each of its whole image; None where there are boxes only
     """
 
-    image_ids: NDArray[np.int64]
+    image_ids: NDArray[np.integer]
     boxes: NDArray[np.floating]
     scores: NDArray[np.floating]
     labels: NDArray[np.int64]
     masks: Packed | None = None
+    sides: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         number = len(self.scores)
@@ -76,9 +79,19 @@ class Found:
             columns |= zip(MASKS, (self.masks.data, self.masks.offsets), strict=True)
         save_file(columns, path)
 
+    @property
+    def xywh(self) -> NDArray[np.float64]:
+        """The boxes as left, top, width, height, to the bit as written, [D, 4]."""
+        boxes = self.boxes.astype(np.float64)
+        return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] if self.sides is None else self.sides], axis=1)
+
+    def images(self, data: DetectionSet) -> NDArray[np.int64]:
+        """Place in `data` of each detection's image, [D]; -1 for none of its images."""
+        return index_of(self.image_ids, data.image_ids)
+
     def check(self, data: DetectionSet) -> None:
         """InputError, naming the value, where a detection cannot belong to `data` or cannot be ranked."""
-        strange = ~np.isin(self.image_ids, data.image_ids)
+        strange = self.images(data) < 0
         if strange.any():
             raise InputError(f"detections: image id {self.image_ids[strange][0]} is not in {data.name}; {_SPLIT}")
         strange = (self.labels < 0) | (self.labels >= len(data.classes))
@@ -92,6 +105,18 @@ class Found:
                 raise InputError(
                     f"detections: {name} of detection {row} (image {self.image_ids[row]}) are not finite; leave it out"
                 )
+
+
+def per_class(data: DetectionSet, column: str, numbers: Iterable[float | None]) -> dict[str, Json]:
+    """A metric's `per_class` of the numbers of all classes, in label order. By id: names may be equal."""
+    kinds = zip(data.category_ids.tolist(), data.classes, numbers, strict=True)
+    return {str(id_): {"name": name, column: number} for id_, name, number in kinds}
+
+
+def columns_of_classes(classes: Mapping[str, Any], column: str) -> dict[str, Json]:
+    """`per_class` as columns of a table, `AP50/aeroplane`; classes of one name have their ids with it."""
+    names = distinct((each["name"] for each in classes.values()), classes)
+    return {f"{column}/{name}": each[column] for name, each in zip(names, classes.values(), strict=True)}
 
 
 class Metric(Part):
@@ -126,7 +151,8 @@ class Metric(Part):
 
     @abstractmethod
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
-        """`protocol`, one number (0–100, None where undefined) a column, and `per_class`: class name -> number.
+        """`protocol`, one number (0–100, None where undefined) a column, and `per_class`: the id
+        of each class in the annotation file (as text, for JSON) -> its name and its number.
 
         InputError where the detections do not fit the data.
         """

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.metrics.metric import Found, Metric
+from benchsuite.metrics.metric import Found, Metric, per_class
 from benchsuite.settings import Json
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -50,7 +50,7 @@ class Voc(Metric):
             "AP": _percent(aps),
             "AP50": _percent(ap50),
             "AP75": _percent(ap75),
-            "per_class": {name: _percent(ap50[k]) for k, name in enumerate(data.classes)},
+            "per_class": per_class(data, "AP50", map(_percent, ap50)),
         }
 
 
@@ -122,9 +122,7 @@ def _judge(best: _Best, ignored: NDArray[np.bool_], threshold: float) -> tuple[N
 def _best_boxes(data: DetectionSet, found: Found, order: NDArray[np.int64], inclusive: bool) -> _Best:
     """All (detection, box) pairs of one image and class at once, then the greatest IoU of each detection."""
     classes = len(data.classes)
-    by_id = np.argsort(data.image_ids)
-    images = by_id[np.searchsorted(data.image_ids, found.image_ids[order], sorter=by_id)]
-    detection_group = images * classes + found.labels[order]
+    detection_group = found.images(data)[order] * classes + found.labels[order]
     box_group = np.repeat(np.arange(len(data)), np.diff(data.offsets)) * classes + data.labels
     boxes_by_group = np.argsort(box_group, kind="stable")
     start = np.searchsorted(box_group[boxes_by_group], detection_group, side="left")

@@ -19,7 +19,7 @@ from benchsuite.errors import BenchError, InputError, MissingData
 from benchsuite.loops.predict import load_weights, predict
 from benchsuite.loops.timing import Timing, time_detector
 from benchsuite.loops.train import Solver, train
-from benchsuite.metrics.metric import Found, Metric
+from benchsuite.metrics.metric import Found, Metric, columns_of_classes
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.pipelines.cost import Cost
@@ -160,7 +160,7 @@ class Score(Job):
         scores = self.metric.score(self.predict.data.open(), found(context.inputs["predict"]))
         classes = scores.get("per_class")
         assert isinstance(classes, Mapping)
-        context.write_metrics(scores | {f"{self.metric.of_classes}/{name}": value for name, value in classes.items()})
+        context.write_metrics(scores | columns_of_classes(classes, self.metric.of_classes))
 
 
 class Submit(Job):

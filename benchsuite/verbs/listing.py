@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from benchsuite.verbs.store import Kept
 
 
+SHOWN = 20  # notes on a dataset
+
+
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
     from rich import box
     from rich.table import Table
@@ -219,11 +222,16 @@ def _macs(macs: int) -> str:
 
 def print_score(found: Mapping[str, Any]) -> None:
     """Numbers of one scoring, then the classes."""
-    numbers = [(name, _number(value)) for name, value in found.items() if name not in ("protocol", "per_class")]
+    others = ("protocol", "per_class", "dropped")
+    numbers = [(name, _number(value)) for name, value in found.items() if name not in others]
     print_things(_table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
-    classes = [(name, _number(value)) for name, value in found.get("per_class", {}).items()]
+    classes: Mapping[str, Mapping[str, Any]] = found.get("per_class", {})
     if classes:
-        print_things(_table("per class", ("class", "AP"), classes))
+        column = next(name for name in next(iter(classes.values())) if name != "name")
+        rows = [(id_, each["name"], _number(each[column])) for id_, each in classes.items()]
+        print_things(_table("per class", ("id", "class", column), rows, left=2))
+    if found.get("dropped"):
+        print_things(marked("yellow", "note", f"{found['dropped']} boxes of the truth have no area and were left out"))
 
 
 def _number(value: object) -> str:
@@ -251,6 +259,11 @@ def print_verified(reports: Sequence["Report | ClassReport"]) -> None:
     for report in reports:
         classes = [(name, f"{count:,}") for name, count in report.classes.items()]
         print_things(_table(report.name, ("", ""), report.facts()), _table("", ("class", report.counted), classes))
+        remarks = report.remarks()
+        for line in remarks[:SHOWN]:
+            print_things(marked("yellow", "note", line))
+        if len(remarks) > SHOWN:
+            print_things(f"{len(remarks) - SHOWN} more notes; --json has them all")
         lines = [line for sort in report.problems.values() for line in sort]
         for line in lines:
             print_things(marked("red", "problem", line))
