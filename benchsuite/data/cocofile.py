@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchsuite.data.dataset import index_of
 from benchsuite.data.files import Raw, fingerprint
 from benchsuite.data.images import ImageFiles
+from benchsuite.disk import LARGE, read_typed, read_within
 from benchsuite.errors import InputError
-from benchsuite.reading import LARGE, read_typed, read_within
 
 CURE = "correct the file, or name another"
 

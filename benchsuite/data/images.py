@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from benchsuite.disk import open_regular, told
 from benchsuite.errors import InputError
-from benchsuite.reading import open_regular, told
 
 # Others are never tried: to read EPS, for one, Pillow starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")

@@ -8,8 +8,8 @@ from benchsuite.data.coco import CLASSES
 from benchsuite.data.cocofile import names_in, read
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.files import checked, fingerprint, looked_in, roots
+from benchsuite.disk import read_within
 from benchsuite.errors import InputError, MissingData
-from benchsuite.reading import read_within
 
 
 class TestDev(DetectionData):

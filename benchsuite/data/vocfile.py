@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchsuite.data.images import SUFFIXES
+from benchsuite.disk import read_within, told
 from benchsuite.errors import InputError
-from benchsuite.reading import read_within, told
 
 LIMIT = 16 * 2**20  # bytes of one annotation or list
 FLAGS = {"": False, "0": False, "1": True, "false": False, "true": True}

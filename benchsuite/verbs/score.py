@@ -16,11 +16,11 @@ from benchsuite.data.cocofile import Number, ids_of, read
 from benchsuite.data.dataset import DetectionSet, index_of
 from benchsuite.data.files import FARTHEST, checked
 from benchsuite.data.voc import Voc as VocData
+from benchsuite.disk import LARGE, read_typed, read_within, told
 from benchsuite.errors import InputError, nearest
 from benchsuite.metrics.coco import Coco
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.metrics.voc import Voc
-from benchsuite.reading import LARGE, read_typed, read_within, told
 from benchsuite.settings import Json
 
 PROTOCOLS: dict[str, Metric] = {"coco": Coco(), "voc07": Voc(year=2007), "voc12": Voc(year=2012)}
