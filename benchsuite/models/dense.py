@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.models.anchors import Anchors
@@ -91,15 +92,21 @@ class DenseDetector(Detector):
         for boxes [B, M, 4] and labels [B, M]."""
         settings = self.settings
         matches = settings.assignment.match(anchors, boxes, labels)
-        images, positions = torch.nonzero(matches >= 0, as_tuple=True)
-        rows = matches[images, positions]
-        targets = matches.index_put((images, positions), labels[images, rows])
-        own = anchors.expand(len(boxes), -1, 4)
-        offsets = settings.coder.encode(boxes[images, rows], own[images, positions])
-        foreground = max(1, len(images))
+        foreground, rows = matches >= 0, matches.clamp(min=0)
+        count = foreground.sum().clamp(min=1)
+        boxes, labels = pad(boxes, (0, 0, 0, 1)), pad(labels, (0, 1))  # or there might be none to point at
+        targets = torch.where(foreground, labels.gather(1, rows), matches)
+        images = torch.arange(len(boxes), device=rows.device).unsqueeze(1)
+        # of the B · N anchors in a row
+        chosen = worth(foreground)
+        owner, sure = (rows + images * boxes.shape[1]).flatten()[chosen], foreground.flatten()[chosen].unsqueeze(1)
+        own = anchors.expand(len(boxes), -1, 4).flatten(0, 1)[chosen]
+        # what is no foreground, where it is chosen at all, is to stay where it is, and does
+        offsets = settings.coder.encode(torch.where(sure, boxes.flatten(0, 1)[owner], own), own)
+        found = torch.where(sure, bbox_regression.flatten(0, 1)[chosen], 0)
         return {
-            "classification": settings.classification.sum(cls_logits, targets) / foreground,
-            "bbox_regression": settings.bbox_regression.sum(bbox_regression[images, positions], offsets) / foreground,
+            "classification": settings.classification.sum(cls_logits, targets) / count,
+            "bbox_regression": settings.bbox_regression.sum(found, offsets) / count,
         }
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
@@ -128,6 +135,12 @@ class DenseDetector(Detector):
         anchors = self.settings.anchors.grid(maps, self.neck.strides, (height, width), cls_logits.device)
         cells = [rows * columns * count for (rows, columns), count in zip(maps, self.per_cell, strict=True)]
         return cls_logits.float(), bbox_regression.float(), anchors, cells
+
+
+def worth(foreground: Tensor) -> Tensor | slice:
+    """Which of the anchors [B, N], taken in a row, box losses are worth computing for: the foreground, a hundredth of
+    them; on a GPU all, for to pick some out the host would have to wait until they are counted."""
+    return slice(None) if foreground.is_cuda else foreground.flatten().nonzero().squeeze(1)
 
 
 def best_pairs(

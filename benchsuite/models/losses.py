@@ -71,7 +71,7 @@ class Softmax(ClassLoss):
         wanted = foreground.sum(1, keepdim=True) * self.mining
         hardest = losses.masked_fill(targets != BACKGROUND, 0).sort(dim=1, descending=True, stable=True).values
         rank = torch.arange(targets.shape[1], device=targets.device)
-        return losses[foreground].sum() + hardest.masked_fill(rank >= wanted, 0).sum()
+        return losses.masked_fill(~foreground, 0).sum() + hardest.masked_fill(rank >= wanted, 0).sum()
 
     def scores(self, logits: Tensor) -> Tensor:
         """Of all classes and the background together, less the background's."""
@@ -85,7 +85,8 @@ class BoxLoss(Part):
 
     @abstractmethod
     def sum(self, offsets: Tensor, targets: Tensor) -> Tensor:
-        """Summed over offsets [P, 4] and their targets [P, 4], scalar."""
+        """Summed over offsets [P, 4] and their targets [P, 4], scalar. Rows that are zero in both, those of anchors
+        that are no foreground, count nothing."""
 
 
 class SmoothL1(BoxLoss):
@@ -100,26 +101,23 @@ class SmoothL1(BoxLoss):
 
 class _Focal(torch.autograd.Function):
     """Nearly every target of a dense detector is 0, so every element is first counted as a negative, without a target
-    tensor; then the few elements that are not are put right. The gradient is made in the same pass over the logits."""
+    tensor; then one element an anchor is put right. The gradient is made in the same pass over the logits. All shapes
+    are known beforehand, so that nobody waits for a GPU to count positives."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
         with_gradient = ctx.needs_input_grad[0]
-        total, gradient = _negatives(logits, 1 - alpha, gamma, with_gradient)
+        counted = (targets != IGNORED).to(logits.dtype).unsqueeze(1)
+        total, gradient = _negatives(logits, (1 - alpha) * counted, gamma, with_gradient)
 
-        ignored = torch.nonzero(targets == IGNORED).squeeze(1)
-        total -= _negatives(logits[ignored], 1 - alpha, gamma, False)[0]
-
-        anchors = torch.nonzero(targets >= 0).squeeze(1)
-        classes = targets[anchors]
-        positives = logits[anchors, classes]
-        total -= _negatives(positives, 1 - alpha, gamma, False)[0]
+        foreground = (targets >= 0).unsqueeze(1)
+        classes = targets.clamp(min=0).unsqueeze(1)  # of background the first one, which stays as it is
+        wanted, weight = logits.gather(1, classes), foreground.to(logits.dtype)
         # the loss of a positive with logit x is the loss of a negative with logit -x
-        loss, slope = _negatives(-positives, alpha, gamma, with_gradient)
-        total += loss
+        loss, slope = _negatives(-wanted, alpha * weight, gamma, with_gradient)
+        total += loss - _negatives(wanted, (1 - alpha) * weight, gamma, False)[0]
         if gradient is not None and slope is not None:
-            gradient[ignored] = 0
-            gradient[anchors, classes] = -slope
+            gradient.scatter_(1, classes, torch.where(foreground, -slope, gradient.gather(1, classes)))
             ctx.save_for_backward(gradient)
         return total
 
@@ -130,9 +128,9 @@ class _Focal(torch.autograd.Function):
         return gradient * scale, None, None, None
 
 
-def _negatives(logits: Tensor, weight: float, gamma: float, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def _negatives(logits: Tensor, weight: Tensor, gamma: float, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Sum of weight · p^γ · s, where p = sigmoid(x) and s = softplus(x) = -ln(1 - p), and its derivative
-    weight · p^γ (γ (1 - p) s + p)."""
+    weight · p^γ (γ (1 - p) s + p); logits [N, K], weight [N, 1]."""
     p = logits.sigmoid()
     # the default threshold of 20 would cost 2e-9
     s = softplus(logits, threshold=40)

@@ -97,8 +97,9 @@ class GslConv(nn.Module):
         """[B, C, H, W] to [B, O, H', W'], whose size does not depend on the scale."""
         scales = self.predictor(x, self.rois_per_image)
         self.scales = scales.detach()
-        cells = [] if x.is_meta else cells_of(self.scales)  # nothing is known of scales on the meta device
-        self.used = "deform" if x.is_meta else self.backend or ("mix" if len(cells) <= MIX_CELLS else "deform")
+        known = not x.is_meta and (self.backend == "mix" or (self.backend is None and counts_cheaply(x)))
+        cells = cells_of(self.scales) if known else []
+        self.used = "mix" if known and (self.backend or len(cells) <= MIX_CELLS) else "deform"
         if self.rois_per_image is not None and len(scales) > 1:
             scales = scales[owners(self.rois_per_image, x.device)]
         if self.used == "mix":
@@ -160,6 +161,11 @@ def owners(rois_per_image: Sequence[int], device: torch.device) -> Tensor:
 MIX_CELLS = 8
 """Up to so many cells `mix` is chosen. It takes them one after the other; on a CPU that is 2 to 5 times as fast as
 `deform` even where each of 8 samples has a cell of its own (benchmarks/pod.py)."""
+
+
+def counts_cheaply(x: Tensor) -> bool:
+    """Whether scales may be looked at in between; a GPU's host would wait for them at every layer."""
+    return x.device.type == "cpu"
 
 
 def cells_of(scales: Tensor) -> list[Cell]:
