@@ -12,6 +12,8 @@ from benchsuite.errors import InputError
 from benchsuite.models.anchors import Anchors, Shape
 
 Ratios = tuple[PositiveFloat, ...]
+Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
+Steps = tuple[PositiveFloat, ...]
 
 
 class DefaultBoxes(Anchors):
@@ -26,9 +28,9 @@ class DefaultBoxes(Anchors):
     choice: nothing is clipped to the image (so Caffe's SSD); torchvision's clips by default.
     """
 
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
+    scales: Scales
     ratios: Annotated[tuple[Ratios, ...], Field(min_length=1)]
-    steps: tuple[PositiveFloat, ...] | None = None
+    steps: Steps | None = None
 
     @model_validator(mode="after")
     def _one_a_level(self) -> Self:
@@ -49,7 +51,7 @@ class DefaultBoxes(Anchors):
         return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
 
     def make(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape) -> Tensor:
-        """Whatever the strides. InputError where the steps are another input's."""
+        """See the slot; `strides` do not matter. InputError where the steps are another input's."""
         self.per_cell(len(maps))
         for step, shape in zip(self.steps or (), maps, strict=False):
             wanted = tuple(_cells(side, step) for side in frame)
@@ -59,14 +61,12 @@ class DefaultBoxes(Anchors):
                     f"{wanted[0]}×{wanted[1]} cells, and the map has {shape[0]}×{shape[1]}; "
                     "give the steps of this input, or null to divide it evenly"
                 )
-        generator = DefaultBoxGenerator(
-            [list(ratios) for ratios in self.ratios],
-            scales=list(self.scales),
-            steps=None if self.steps is None else list(self.steps),
-            clip=False,
-        )
-        one = torch.empty(())
-        boxes: Tensor = generator(ImageList(one.expand(1, 3, *frame), [frame]), [one.expand(1, 1, *s) for s in maps])[0]
+        steps = None if self.steps is None else list(self.steps)
+        ratios = [list(each) for each in self.ratios]
+        generator = DefaultBoxGenerator(ratios, scales=list(self.scales), steps=steps, clip=False)
+        one = torch.empty(())  # neither images nor maps are looked at, but for their shapes
+        images = ImageList(one.expand(1, 3, *frame), [frame])
+        boxes: Tensor = generator(images, [one.expand(1, 1, *shape) for shape in maps])[0]
         return boxes
 
 
