@@ -2,7 +2,7 @@
 
 python benchmarks/startup.py [--repeats N] [--json]
 
-Whole processes are timed, in turn; each ratio is the median over pairs. Target: 2.0.
+Whole processes are timed, in turn; each ratio is the median over pairs. Targets: list 1.7, the others 2.0.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from statistics import median
 
 from pairs import compare
 
-TARGET = 2.0
+TARGETS = {"--help": 2.0, "list": 1.7, "show har-table1": 2.0}
 BARE = """
 import typer
 app = typer.Typer()
@@ -43,19 +43,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
-        for words in (["--help"], ["list"], ["show", "har-table1"]):
-            pairs = compare(process("-c", BENCH, *words), process(str(bare), "--help"), options.repeats)
+        for words, target in TARGETS.items():
+            pairs = compare(process("-c", BENCH, *words.split()), process(str(bare), "--help"), options.repeats)
             ratio = median(ours / theirs for ours, theirs in pairs)
-            found[" ".join(words)] = ratio
+            found[words] = ratio
             if not options.json:
                 ours, theirs = (1e3 * median(side) for side in zip(*pairs, strict=True))
                 print(
-                    f"bench {' '.join(words)}: {ratio:.2f} × a bare Typer program (target ≤ {TARGET}; {ours:.0f} ms "
+                    f"bench {words}: {ratio:.2f} × a bare Typer program (target ≤ {target}; {ours:.0f} ms "
                     f"against {theirs:.0f} ms)"
                 )
     if options.json:
-        print(json.dumps({"ratios": found, "target": TARGET}))
-    return int(max(found.values()) > TARGET)
+        print(json.dumps({"ratios": found, "targets": TARGETS}))
+    return int(any(found[words] > target for words, target in TARGETS.items()))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ app.add_typer(store_app, name="store")
 
 def complete(incomplete: str) -> list[str]:
     """Recipe ids for shell completion."""
-    from benchsuite.recipe.recipe import available
+    from benchsuite.recipe.shelf import available
 
     return [recipe_id for recipe_id in available() if recipe_id.startswith(incomplete)]
 
@@ -101,9 +101,9 @@ def list_recipes(as_json: Json = False) -> None:
 
     bench list --json | jq '.[].id'
     """
-    from benchsuite.recipe.recipe import available, heading
+    from benchsuite.recipe.shelf import available, heading
     from benchsuite.report import figures, gathered, probed
-    from benchsuite.verbs.listing import list_form, print_list
+    from benchsuite.verbs.catalogue import list_form, print_list
 
     recipes = [heading(file) for file in available().values()]
     if as_json:

@@ -111,6 +111,30 @@ def test_list_and_show_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_listing_reads_little() -> None:
+    """Half of what `list` costs beyond Typer would be these."""
+    code = (
+        "import sys; from benchsuite.recipe import shelf; from benchsuite.verbs import catalogue\n"
+        "from benchsuite.report import figures, gathered, probed\n"
+        "headings = [shelf.heading(file) for file in shelf.available().values()]\n"
+        "catalogue.print_list(headings, gathered.available(), figures.available(), probed.available())\n"
+        "assert not {'pydantic', 'rich', 'typer', 'numpy'} & set(sys.modules), 'loaded'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_list_folds_at_the_terminals_edge(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench("list") == 0
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")
+    assert bench("list") == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 60 < max(map(len, wide.splitlines()))
+    assert sorted(narrow.replace("─", "").split()) == sorted(wide.replace("─", "").split())
+
+
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {each["id"]: each for each in told(capsys, "list", "--json")}
     assert listed["har-table1"] == {

@@ -6,7 +6,8 @@ import pytest
 from benchsuite.errors import InputError
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.pipelines.detection import Detection
-from benchsuite.recipe.recipe import Recipe, available, heading, load, select
+from benchsuite.recipe.recipe import Recipe, load, select
+from benchsuite.recipe.shelf import Heading, available, heading
 from benchsuite.recipe.yamlfile import parse, parse_value
 from benchsuite.verbs.plan import make_plan
 
@@ -235,7 +236,7 @@ def test_ones_own_recipe_extends_a_shipped_one(tmp_path: Path) -> None:
     file.write_text("id: mine\nextends: _har.yaml\ntable: A\ntitle: Mine\nrows: [{id: baseline}]\n")
     shipped = load(available()["har-table1"])
     assert load(file).columns == shipped.columns
-    assert heading(file).paper == shipped.paper
+    assert heading(file).paper == shipped.paper.id
 
 
 def test_circular_extends(tmp_path: Path) -> None:
@@ -266,16 +267,33 @@ def test_globs_select_each_recipe_once() -> None:
 def test_a_heading_is_what_the_whole_recipe_says(recipe_id: str) -> None:
     whole = load(available()[recipe_id])
     brief = heading(available()[recipe_id])
-    assert brief.model_dump() == {
-        "id": whole.id, "paper": whole.paper.model_dump(), "table": whole.table, "title": whole.title,
-        "rows": len(whole.rows),
-    }  # fmt: skip
+    assert brief == Heading(whole.id, whole.paper.id, whole.table, whole.title, len(whole.rows))
 
 
 def test_a_heading_that_lacks_something_names_file_and_key(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("id: mine\ntitle: Mine\nrows: []\ncolumns: [AP]\n")
     with pytest.raises(InputError, match=r"`(paper|table)` is missing; add it"):
         heading(tmp_path / "mine.yaml")
+
+
+HEAD = "id: mine\npaper: {id: p, title: T, cite: C}\ntable: I\ncolumns: [AP]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{id: mine, paper: {id: p, title: T, cite: C}, table: I, title: Mine, columns: [AP], rows: [{id: a}, {id: b}]}",
+        HEAD + "title: Mine\nrows: [{id: a},\n {id: b}]",
+        "# x\n" + HEAD + "title: 'Mine'\nrows: # two\n# x\n- id: a\n- id: b\n  published:\n   AP:\n    1\n",
+        HEAD.replace("id: mine", "'id': mine") + "title: Mine\nrows: [{id: a}, {id: b}]",
+        HEAD + "title: >\n  Mine\nrows:\n    - {id: a}\n    -  id: b\n       label: |\n         - c\n",
+        HEAD + 'title: "Mi\\\n ne"\nrows:\n - {id: a}\n -\n  id: b\n',
+    ],
+)
+def test_a_heading_is_told_however_it_is_written(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    found = heading(tmp_path / "mine.yaml")
+    assert (found.id, found.paper, found.table, found.title.strip(), found.rows) == ("mine", "p", "I", "Mine", 2)
 
 
 @pytest.mark.parametrize("recipe_id", available())

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from benchsuite.errors import InputError, nearest
 from benchsuite.recipe.explain import explain
-from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read, read_top
+from benchsuite.recipe.shelf import available, folder, parent_of
+from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read
 
 TIERS = ("smoke", "mini", "paper")
 MINIVAL = "minival_"
@@ -236,7 +237,7 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
     if not isinstance(parent, str):
         raise InputError(f"{document.origin(('extends',))}: `extends` takes the name of one file")
     own = document.without(frozenset({"extends"}))
-    parent_file = _parent(file, parent)
+    parent_file = parent_of(file, parent)
     if parent_file is None:
         raise InputError(
             f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name} "
@@ -255,12 +256,6 @@ def _over(above: Document, own: Document) -> Document:
         also = base.merged(part).exchanged(own.at("tiers", tier))
         above = above.less(("tiers", tier, *path) for path in (*gone, *also))
     return above.merged(own, whole=[("base",), *(("tiers", tier) for tier in TIERS)])
-
-
-def _parent(file: Path, name: str) -> Path | None:
-    """The file that a recipe extends: beside it or, so that one's own can extend a shipped one, in `folder()`."""
-    places = (file.parent / name, folder() / name)
-    return next((place for place in places if place.is_file()), None)
 
 
 def _mapping(document: Document, *path: str | int) -> Document:
@@ -312,44 +307,6 @@ def _check_references(recipe: Recipe, document: Document) -> None:
 def _known(what: str, name: str, there: Sequence[str], place: Origin) -> None:
     if name not in there:
         raise InputError(f"{place}: no {what} '{name}'; {nearest(name, there)}")
-
-
-def folder() -> Path:
-    """The recipes that ship with the project: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
-
-
-def available() -> dict[str, Path]:
-    """Recipe files by id (the file's name); names that begin with `_` are parents, not recipes."""
-    return {file.stem: file for file in sorted(folder().glob("*.yaml")) if not file.name.startswith("_")}
-
-
-class Heading(_Outer):
-    """What a recipe is about; `rows` counts them."""
-
-    id: str
-    paper: Paper
-    table: str
-    title: str
-    rows: int
-
-
-def heading(file: Path) -> Heading:
-    """The heading of a recipe, most of which stays unread: listing many long tables is quick. Errors as of `load`."""
-    names = frozenset(Heading.model_fields)
-    found: dict[str, Any] = read_top(file, names | {"extends"})
-    parent = _parent(file, str(found.pop("extends", "")))
-    while names - found.keys() and parent is not None:
-        above = read_top(parent, names | {"extends"})
-        parent = _parent(parent, str(above.pop("extends", "")))
-        found = above | found
-    try:
-        return Heading.model_validate({name: value for name, value in found.items() if name in names})
-    except ValidationError:
-        load(file)  # tells what is wrong, and where
-        raise
 
 
 def select(names: Sequence[str]) -> list[Recipe]:

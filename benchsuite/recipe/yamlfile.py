@@ -151,17 +151,6 @@ def read(file: Path) -> Document:
     return parse(text, file.name)
 
 
-def read_top(file: Path, keys: Container[str]) -> dict[str, Any]:
-    """The values of some keys of a YAML file's mapping, the rest not looked at; of a list only its length."""
-    node = _compose(file.read_text(encoding="utf-8"), file.name)
-    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-    return {
-        key.value: len(value.value) if isinstance(value, yaml.SequenceNode) else _Builder(file.name).build(value).value
-        for key, value in pairs
-        if key.value in keys
-    }
-
-
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_Loader)

@@ -1,9 +1,9 @@
-"""What `list`, `show`, `plan`, `inspect`, `score` and `doctor` print: a JSON form and a table of each."""
+"""What `show`, `plan`, `inspect`, `score` and `doctor` print: a JSON form and a table of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchsuite.recipe.recipe import Heading, Published, Recipe, Spread
+from benchsuite.recipe.recipe import Published, Recipe, Spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,27 +50,6 @@ def marked(style: str, word: str, rest: str) -> "Text":
     from rich.text import Text
 
     return Text.assemble((word, style), f" {rest}")
-
-
-def list_form(recipes: Sequence[Heading]) -> list[dict[str, Any]]:
-    """JSON of `bench list`."""
-    return [
-        {"id": each.id, "paper": each.paper.id, "table": each.table, "title": each.title, "rows": each.rows}
-        for each in recipes
-    ]
-
-
-def print_list(
-    recipes: Sequence[Heading], gathered: Mapping[str, str], figures: Mapping[str, str], pictures: Mapping[str, str]
-) -> None:
-    """Recipes as a table, then everything that can be drawn: by name, with what it shows."""
-    rows = [(each.id, each.paper.id, each.table, each.title, str(each.rows)) for each in recipes]
-    print_things(_table("", ("recipe", "paper", "table", "title", "rows"), rows, left=4))
-    print_things("bench show ID   bench run ID   bench plan ID --tier paper")
-    drawn = [("bench plot " + name, shows) for name, shows in gathered.items()]
-    drawn += [("bench plot RECIPE --figure " + name, shows) for name, shows in figures.items()]
-    drawn += [(f"bench plot {name} RECIPE/ROW", shows) for name, shows in pictures.items()]
-    print_things(_table("", ("figures and pictures", "what they show"), drawn, left=2))
 
 
 def cell_form(cell: Published) -> object:
