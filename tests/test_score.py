@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
 import pytest
 from metric_cases import FIXTURES, by_name, from_coco
 
@@ -249,3 +251,131 @@ def test_the_truth_of_bccd_scores_100_in_both_layouts(tmp_path, protocol):
     found.write_text(json.dumps(as_voc))
     result = score(Path(f"{bccd}/VOCdevkit/VOC2007:val"), found, protocol)
     assert np.isclose(result["AP"], 100, atol=1)
+
+
+def test_names_with_spaces_in_comp4_files(tmp_path):
+    year = devkit(tmp_path)
+    for name in ("Annotations/000012.xml", "Annotations/2008_000007.xml"):
+        (year / name).rename(year / name.replace("000012", "photo 2").replace("2008_000007", "photo"))
+    (year / "ImageSets" / "Main" / "test.txt").write_text("photo 2\nphoto\n")
+    found = comp4(tmp_path / "results", cat=["photo 2 0.9 11 21 110 220", "  photo 0.8 1 1 50 50 "])
+    (found / "comp4_det_test_dog.txt").write_text("\ufeffphoto 0.5 60 60 99 99\r\n", newline="")
+    assert score(Path(f"{year}:test"), found, "voc12")["AP"] == pytest.approx(100)
+
+
+def test_two_files_of_one_class_are_not_merged(tmp_path):
+    year = devkit(tmp_path)
+    found = comp4(tmp_path / "results", cat=["000012 0.9 11 21 110 220"])
+    (found / "comp3_det_val_cat.txt").write_text("2008_000007 0.8 1 1 50 50\n")
+    with pytest.raises(InputError, match=r"is of the same class as comp3_det_val_cat\.txt"):
+        score(Path(f"{year}:test"), found, "voc12")
+
+
+@pytest.mark.parametrize("line", ["000012 0.9 1_1 21 110 220", "000012 1e999 1 1 9 9", "000012 0.9 1 1 9 1e300"])
+def test_numbers_that_are_none_in_comp4_files(tmp_path, line):
+    year = devkit(tmp_path)
+    with pytest.raises(InputError, match=r"comp4_det_test_cat\.txt: .*line 1"):
+        score(Path(f"{year}:test"), comp4(tmp_path / "results", cat=[line]), "voc12")
+    with pytest.raises(InputError, match=r"comp4_det_test_cat\.txt: cannot be read as UTF-8"):
+        found = comp4(tmp_path / "other", cat=[])
+        (found / "comp4_det_test_cat.txt").write_bytes(b"\xff\xfe0")
+        score(Path(f"{year}:test"), found, "voc12")
+
+
+def test_ids_that_several_images_may_have(tmp_path):
+    year = devkit(tmp_path)
+    text = (year / "Annotations" / "000012.xml").read_text()
+    for name in ("1_2", "12"):
+        (year / "Annotations" / f"{name}.xml").write_text(text)
+    (year / "ImageSets" / "Main" / "test.txt").write_text("1_2\n12\n")
+    for image, told in ((12, "image_id 12"), ("1_2", None), ("12", None)):
+        file = results(tmp_path / "results.json", image_id=image, category_id=8)
+        if told:
+            with pytest.raises(InputError, match=told):
+                score(Path(f"{year}:test"), file, "voc12")
+        else:
+            assert score(Path(f"{year}:test"), file, "voc12")["AP"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": "11"}, "image_id '11', a text"),
+        ({"image_id": 11.5}, "image_id"),
+        ({"image_id": 2**64}, "image_id"),
+        ({"category_id": "2"}, "category_id"),
+        ({"category_id": True}, "category_id"),
+        ({"score": "0.5"}, "score"),
+        ({"score": True}, "score"),
+        ({"score": float("inf")}, "score inf"),
+        ({"bbox": [1, 2, 3, "4"]}, "bbox"),
+        ({"bbox": [1, 2, 3, 1e308]}, "bbox"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "bbox"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+def test_values_of_another_kind_are_not_taken_for_something_else(tmp_path, protocol, change, message):
+    with pytest.raises(InputError, match=message):
+        score(TRUTH, results(tmp_path / "results.json", **change), protocol)
+
+
+def test_truth_and_detections_to_the_bit_as_pycocotools_sees_them(tmp_path):
+    """Sides as written: (x + w) - x is not always w, and that decides an IoU at a threshold."""
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 300, (200, 4)).round(2)
+    images = [{"id": number} for number in range(10)]
+    truth = [
+        {"id": row + 1, "image_id": row % 10, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for row, box in enumerate(boxes.tolist())
+    ]
+    (tmp_path / "gt.json").write_text(
+        json.dumps({"images": images, "annotations": truth, "categories": [{"id": 1, "name": "a"}]})
+    )
+    halved = [{**box, "bbox": [*box["bbox"][:3], box["bbox"][3] / 2], "score": 0.5} for box in truth]
+    (tmp_path / "dt.json").write_text(json.dumps(halved))
+    side = pycocotools.coco.COCO(tmp_path / "gt.json")
+    reference = pycocotools.cocoeval.COCOeval(side, side.loadRes(str(tmp_path / "dt.json")), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    result = score(tmp_path / "gt.json", tmp_path / "dt.json", "coco")
+    assert [result[name] for name in COLUMNS] == [None if v < 0 else 100 * v for v in reference.stats]
+
+
+def test_boxes_without_area_are_left_out_and_counted(tmp_path):
+    document = json.loads(TRUTH.read_text())
+    whole = score(TRUTH, DETECTIONS, "coco")
+    thin = {**document["annotations"][0], "bbox": [3.3, 3, 1e-7, 9], "area": 1e-6, "id": 10**6}
+    document["annotations"].append(thin)
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    assert score(tmp_path / "truth.json", DETECTIONS, "coco") == whole | {"dropped": 1}
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07", "voc12"])
+def test_equal_boxes_beyond_the_image_score_100(tmp_path, protocol):
+    boxes = [[-60, 10, 100, 50], [80, 40, 200, 100], [10, 10, 40, 40]]
+    truth = [
+        {"id": row, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for row, box in enumerate(boxes, 1)
+    ]
+    images = [{"id": 1, "file_name": "1.jpg", "width": 120, "height": 90}]
+    document = {"images": images, "annotations": truth, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "gt.json").write_text(json.dumps(document))
+    (tmp_path / "dt.json").write_text(json.dumps([{**box, "score": 0.9} for box in truth]))
+    assert score(tmp_path / "gt.json", tmp_path / "dt.json", protocol)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("flag", [0, 1, True, False, None, "0", "False"])
+@pytest.mark.parametrize("field", ["iscrowd", "ignore"])
+def test_the_protocols_agree_on_which_flags_they_take(tmp_path, field, flag):
+    document = json.loads(TRUTH.read_text())
+    for box in document["annotations"]:
+        box[field] = flag
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    for protocol in ("coco", "voc12"):
+        if isinstance(flag, str):
+            with pytest.raises(InputError, match=rf"annotations\[0\]\.{field}"):
+                score(tmp_path / "truth.json", DETECTIONS, protocol)
+        else:
+            ignored = bool(flag) and (field, protocol) != ("ignore", "coco")
+            assert (score(tmp_path / "truth.json", DETECTIONS, protocol)["AP"] is None) is ignored
