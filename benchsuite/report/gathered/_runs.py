@@ -81,7 +81,7 @@ def by_detector(title: str, ylabel: str, detectors: Mapping[str, str], runs: Seq
         for part, note, (results, found) in zip(parts, notes, runs, strict=True):
             colour = ACCENT if results.tier == "smoke" else "#555555"
             part.suptitle(note, x=0.01, ha="left", fontsize=7, color=colour)
-            panels = part.subplots(1, len(detectors), sharey=True)
+            panels = part.subplots(1, len(detectors), sharey=True, squeeze=False)[0]
             for axes, (name, text) in zip(panels, detectors.items(), strict=True):
                 axes.set_title(text, fontsize=8)
                 panel(axes, results, found, name)
