@@ -68,10 +68,15 @@ class Part(Settings):
                 return validate(value)
             fields = dict(value)
             chosen = fields.pop("kind", None)
-            if chosen is None and cls not in slots():
+            if chosen is None and _selectable(cls):
                 return validate(fields)
             part = find(cls, chosen)
-            return validate(fields) if part is cls else part.model_validate({"kind": chosen, **fields})
+            if part is cls:
+                return validate(fields)
+            made = part.model_validate({"kind": chosen, **fields})
+            if not isinstance(made, cls):  # a part that stands for another, which is of another slot
+                raise ValueError(f"kind '{chosen}' became a {made.kind()}, which is none of: {', '.join(choices(cls))}")
+            return made
 
         return core_schema.no_info_wrap_validator_function(choose, plain)
 

@@ -26,11 +26,12 @@ from benchsuite.data.class_batches import (
     View,
     Whole,
 )
-from benchsuite.data.classification import ClassificationSet, FirstOnDisk, Subset
+from benchsuite.data.classification import ClassificationSet, ClassificationSubset
 from benchsuite.data.generated_classes import GeneratedClasses
 from benchsuite.data.imagenet import Folders
 from benchsuite.data.locate import open_any_folder, open_class_folder, open_folder
 from benchsuite.data.scenes.catalogue import CLASSES
+from benchsuite.data.subset import FirstOnDisk
 from benchsuite.data.verify import ClassReport, verify
 from benchsuite.errors import InputError, MissingData
 
@@ -171,7 +172,7 @@ def test_generated_set() -> None:
     pixels = np.asarray(many.images)
     assert np.array_equal(np.asarray(few.images), pixels[:5]) and np.array_equal(few.labels, many.labels[:5])
     assert pixels.shape == (30, 32, 32, 3) and pixels.dtype == np.uint8 and "synthetic" in many.name
-    assert many.classes == CLASSES == GeneratedClasses(images=1).classes() and len(set(many.labels.tolist())) > 6
+    assert many.classes == CLASSES == GeneratedClasses(images=1).classes and len(set(many.labels.tolist())) > 6
     others = [GeneratedClasses(images=5, seed=4, split="val"), GeneratedClasses(images=5, seed=5)]
     assert all(not np.array_equal(np.asarray(other.open().images), pixels[:5]) for other in others)
     prints = {each.fingerprint() for each in (*others, GeneratedClasses(images=5), GeneratedClasses(images=6))}
@@ -189,14 +190,14 @@ def test_the_object_is_in_the_middle_with_its_surroundings() -> None:
 
 def test_subset_is_evenly_spread(tmp_path: Path) -> None:
     whole = GeneratedClasses(images=10)
-    data, opened = Subset(of=whole, limit=4), Subset(of=whole, limit=4).open()
+    data, opened = ClassificationSubset(of=whole, limit=4), ClassificationSubset(of=whole, limit=4).open()
     assert opened.labels.tolist() == whole.open().labels[[0, 2, 5, 7]].tolist()
     assert np.array_equal(np.asarray(opened.images), np.asarray(whole.open().images)[[0, 2, 5, 7]])
     assert data.name == opened.name == "generated classes (synthetic) train (4 images)"
     assert opened.fingerprint == data.fingerprint() != whole.fingerprint()
-    assert len(Subset(of=whole, limit=99).open()) == 10 and data.class_count() == len(data.classes()) == 24
+    assert len(ClassificationSubset(of=whole, limit=99).open()) == 10 and data.num_classes == len(data.classes) == 24
     folder = class_folders(tmp_path)
-    some = Subset(of=Folders(split="train", folder=folder), limit=2).open()
+    some = ClassificationSubset(of=Folders(split="train", folder=folder), limit=2).open()
     assert (some.labels.tolist(), some.read(1).shape, len(some.images)) == ([0, 1], (48, 32, 3), 2)
 
 
@@ -228,13 +229,13 @@ def test_first_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_class_counts_without_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for data, count in ((Cifar100(split="train"), 100), (Folders(split="train"), 1000)):
-        assert data.class_count() == count
+        assert data.num_classes == count
         with pytest.raises(MissingData):
             data.require()
         with pytest.raises(MissingData):
-            data.classes()
+            _ = data.classes
     write_cifar(tmp_path / "data")
-    assert Cifar100(split="train").class_count() == 2
+    assert Cifar100(split="train").num_classes == 2
 
 
 def test_folders_given_with_data(tmp_path: Path) -> None:
@@ -282,5 +283,5 @@ def test_verify_counts_classes_and_finds_what_cannot_be_read(tmp_path: Path) -> 
 @shared
 def test_groceries() -> None:
     train, val = open_class_folder(SHARED / "grocery32")
-    assert (train.class_count(), train.name, val.name) == (81, "grocery32 train", "grocery32 test")
+    assert (train.num_classes, train.name, val.name) == (81, "grocery32 train", "grocery32 test")
     assert verify(val).problems == {}

@@ -10,7 +10,7 @@ from test_cli import toy
 from benchsuite.data.batches import Batches
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.generated import Generated
-from benchsuite.data.subset import DifficultToo, Splits, Subset, take
+from benchsuite.data.subset import DetectionSplits, DetectionSubset, DifficultToo, take
 from benchsuite.data.transforms import Fixed
 from benchsuite.data.voc import Voc
 from benchsuite.errors import MissingData
@@ -50,7 +50,7 @@ def test_images_are_spread_evenly() -> None:
 
 def test_a_subset_has_a_key_and_name_of_its_own() -> None:
     whole = Generated(images=9)
-    part = Subset(of=whole, limit=4)
+    part = DetectionSubset(of=whole, limit=4)
     assert part.fingerprint() != whole.fingerprint()
     assert part.fingerprint() == part.open().fingerprint
     assert part.name == part.open().name == f"{whole.name} (4 images)"
@@ -59,7 +59,7 @@ def test_a_subset_has_a_key_and_name_of_its_own() -> None:
 def test_difficult_boxes_are_trained_on_where_asked_for(tmp_path: Path) -> None:
     """The kit's train split: a dog, a difficult person; a person, a car."""
     whole = Voc(splits=("2007/train",), folder=KIT)
-    left_out, kept = (Splits(train=whole, val=whole, train_difficult=switch) for switch in (False, True))
+    left_out, kept = (DetectionSplits(train=whole, val=whole, train_difficult=switch) for switch in (False, True))
     assert left_out.cut("train") == left_out.cut("val") == kept.cut("val") == whole, "only training is concerned"
     found = {}
     for splits in (left_out, kept):
@@ -72,12 +72,14 @@ def test_difficult_boxes_are_trained_on_where_asked_for(tmp_path: Path) -> None:
 
 def test_difficult_boxes_make_another_training(tmp_path: Path) -> None:
     whole = Generated(images=9)
-    splits = Splits(train=whole, val=whole, train_limit=4, train_difficult=True)
-    assert splits.cut("train") == DifficultToo(of=Subset(of=whole, limit=4))
-    assert content_key(canonical(splits.cut("train"))) != content_key(canonical(Subset(of=whole, limit=4)))
-    assert splits.cut("train").name == Subset(of=whole, limit=4).name
+    splits = DetectionSplits(train=whole, val=whole, train_limit=4, train_difficult=True)
+    assert splits.cut("train") == DifficultToo(of=DetectionSubset(of=whole, limit=4))
+    assert content_key(canonical(splits.cut("train"))) != content_key(canonical(DetectionSubset(of=whole, limit=4)))
+    assert splits.cut("train").name == DetectionSubset(of=whole, limit=4).name
     assert splits.cut("train").has_masks() is whole.has_masks() is True
-    assert canonical(Splits(train=whole, val=whole)) == canonical(Splits(train=whole, val=whole, train_difficult=False))
+    assert canonical(DetectionSplits(train=whole, val=whole)) == canonical(
+        DetectionSplits(train=whole, val=whole, train_difficult=False)
+    )
 
 
 def test_the_first_dataset_on_disk_is_taken_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +95,10 @@ def test_none_on_disk_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingData, match="train2017"):
         Holder.model_validate({"data": {**FALLBACK, "of": FALLBACK["of"][:1]}})
+
+
+def test_what_stands_for_a_dataset_of_the_other_family_is_refused() -> None:
+    """One FirstOnDisk serves both families, and neither takes the other's."""
+    classes = {"kind": "subset.FirstOnDisk", "of": [{"kind": "generated_classes.GeneratedClasses", "images": 2}]}
+    with pytest.raises(ValueError, match=r"became a generated_classes.GeneratedClasses, which is none of: .*coco.Coco"):
+        Holder.model_validate({"data": classes})

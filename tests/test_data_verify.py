@@ -6,7 +6,7 @@ from data_cases import KIT, SHARED, TOY, copy, shared, toy
 
 from benchsuite.data.generated import Generated
 from benchsuite.data.locate import open_folder
-from benchsuite.data.subset import Subset
+from benchsuite.data.subset import DetectionSubset
 from benchsuite.data.verify import verify
 from benchsuite.data.voc import Voc
 from benchsuite.errors import MissingData
@@ -65,7 +65,7 @@ def test_devkit(tmp_path: Path) -> None:
 def test_generated_and_subsets() -> None:
     report = verify(Generated(split="train", images=3))
     assert (report.images, report.problems) == (3, {})
-    assert verify(Subset(of=toy(), limit=2)).images == 2
+    assert verify(DetectionSubset(of=toy(), limit=2)).images == 2
 
 
 def test_missing_is_an_error() -> None:

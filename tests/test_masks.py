@@ -17,7 +17,7 @@ from benchsuite.data.dataset import GRID
 from benchsuite.data.generated import Generated
 from benchsuite.data.locate import open_folder
 from benchsuite.data.masks import Packed, Segmentations, problem, run_lengths, to_rle
-from benchsuite.data.subset import Subset, take
+from benchsuite.data.subset import DetectionSubset, take
 from benchsuite.errors import InputError
 
 BINARY = st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed))
@@ -173,7 +173,7 @@ def test_masks_are_known_of_without_opening(tmp_path: Path) -> None:
     assert not toy().has_masks()
     assert not segmented(tmp_path / "empty", *[[]] * 7).has_masks()
     file = whole_boxes(tmp_path / "full")
-    assert file.has_masks() and Subset(of=file, limit=2).has_masks()
+    assert file.has_masks() and DetectionSubset(of=file, limit=2).has_masks()
     assert Generated(images=1).has_masks()
 
 

@@ -35,6 +35,7 @@ class Cifar100(ClassificationData):
         """`cifar100`, or the folder's name where one is given, and the split."""
         return f"{self.folder.resolve().name if self.folder is not None else 'cifar100'} {self.split}"
 
+    @property
     def classes(self) -> tuple[str, ...]:
         """The fine classes as `meta` lists them."""
         file = self._found() / "meta"
@@ -48,7 +49,7 @@ class Cifar100(ClassificationData):
     def open(self) -> ClassificationSet:
         """Read the split into memory."""
         folder = self._found()
-        classes = self.classes()
+        classes = self.classes
         content = load(folder / self.split)
         pixels = _field(content, "data", np.ndarray, folder / self.split)
         labels = np.array(_field(content, "fine_labels", list, folder / self.split))

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchsuite.errors import InputError, MissingData
-from benchsuite.settings import Json, Part
+from benchsuite.data.split import Data
+from benchsuite.errors import InputError
 
 Rle: TypeAlias = dict[str, Any]  # COCO's run lengths, compressed: {"size": [H, W], "counts": bytes}
 LEAST = 0.01  # pixels across a box that has area: in float32 the edges of a thinner one may meet
@@ -139,24 +139,8 @@ def no_masks(name: str) -> InputError:
     )
 
 
-class DetectionData(Part):
-    """Slot: one split of a detection dataset. `identity` is its fingerprint, so it enters every key."""
-
-    packages: ClassVar[tuple[str, ...]] = ("benchsuite.data",)
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Short name shown on results, for instance `coco val2017`."""
-
-    @property
-    @abstractmethod
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order; known without the data on disk wherever the dataset fixes them."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Hash of the content (annotations, image names and sizes); MissingData where it is not on this machine."""
+class DetectionData(Data):
+    """Slot: one split of a detection dataset. Its classes are told without the data wherever the dataset fixes them."""
 
     @abstractmethod
     def open(self) -> DetectionSet:
@@ -170,14 +154,3 @@ class DetectionData(Part):
     def has_masks(self) -> bool:
         """Whether what `open` gives has masks, told without opening it; MissingData where it is not here."""
         return False
-
-    def identity(self) -> Json:
-        """The fingerprint, or `absent`: planning goes on without the data."""
-        try:
-            return self.fingerprint()
-        except MissingData:
-            return "absent"
-
-    def require(self) -> None:
-        """MissingData where it is not on this machine."""
-        self.fingerprint()

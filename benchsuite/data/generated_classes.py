@@ -43,6 +43,7 @@ class GeneratedClasses(ClassificationData):
         """Always says that the pictures are synthetic."""
         return f"generated classes (synthetic) {self.split}"
 
+    @property
     def classes(self) -> tuple[str, ...]:
         """The 24 class names of the scenes."""
         return CLASSES

@@ -38,6 +38,7 @@ class Folders(ClassificationData):
         """`imagenet`, or the folder's name where one is given, and the split."""
         return f"{self.folder.resolve().name if self.folder is not None else 'imagenet'} {self.split}"
 
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the folders."""
         return _listing(self._found())[0]

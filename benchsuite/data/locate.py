@@ -61,9 +61,9 @@ def open_class_folder(path: Path) -> tuple[ClassificationData, ClassificationDat
         there = "holds images with boxes, and this is about classification" if boxes else "holds no such dataset"
         raise InputError(f"{path}: {there}; {NEEDED_CLASSES}")
     train, val = found
-    if train.classes() != val.classes():
+    if train.classes != val.classes:
         raise InputError(
-            f"{path}: {train.name} has {len(train.classes())} classes and {val.name} {len(val.classes())}, or they "
+            f"{path}: {train.name} has {len(train.classes)} classes and {val.name} {len(val.classes)}, or they "
             "differ in name; give both the same"
         )
     return found

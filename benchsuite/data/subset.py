@@ -1,17 +1,17 @@
-"""Datasets made of datasets: an even subset of one, one whose difficult boxes count, the first of several that is on
-this machine."""
+"""Datasets made of datasets: a subset of one, one whose difficult boxes count, the first of several that is on this
+machine."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from benchsuite.data.classification import ClassificationData
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.masks import Chosen
-from benchsuite.errors import MissingData
-from benchsuite.settings import Settings, Switch, content_key
+from benchsuite.data.split import Data, Splits, Subset, evenly, first_on_disk
+from benchsuite.settings import Switch, content_key
 
 
 def take(data: DetectionSet, limit: int) -> DetectionSet:
@@ -19,7 +19,7 @@ def take(data: DetectionSet, limit: int) -> DetectionSet:
     count = len(data)
     if limit >= count:
         return data
-    chosen = np.arange(limit) * count // limit
+    chosen = evenly(count, limit)
     lengths = np.diff(data.offsets)[chosen]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     rows = np.repeat(data.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -42,30 +42,15 @@ def take(data: DetectionSet, limit: int) -> DetectionSet:
     )
 
 
-class Subset(DetectionData):
-    """At most `limit` images of another dataset, evenly spread."""
+class DetectionSubset(Subset, DetectionData):
+    """Some images with their boxes."""
 
     of: DetectionData
-    limit: int = Field(ge=1)
-
-    @property
-    def name(self) -> str:
-        """Shown on results."""
-        return f"{self.of.name} ({self.limit} images)"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
-        return self.of.classes
 
     @property
     def annotated(self) -> bool:
         """As the whole dataset."""
         return self.of.annotated
-
-    def fingerprint(self) -> str:
-        """Hash of the content."""
-        return content_key([self.of.fingerprint(), self.limit])
 
     def has_masks(self) -> bool:
         """As the whole dataset."""
@@ -105,33 +90,11 @@ class DifficultToo(DetectionData):
         return replace(data, difficult=np.zeros_like(data.difficult))
 
 
-class Data(Protocol):
-    """A dataset, of whatever kind."""
-
-    def fingerprint(self) -> str:
-        """Hash of the content; MissingData where it is not on this machine."""
-
-
-D = TypeVar("D", bound=Data)
-
-
-def first_on_disk(options: Sequence[D]) -> D:
-    """The first of the datasets that is on this machine; the last one's MissingData where none is."""
-    for option in options:
-        try:
-            option.fingerprint()
-        except MissingData as error:
-            missing = error
-        else:
-            return option
-    raise missing
-
-
-class FirstOnDisk(DetectionData):
+class FirstOnDisk(DetectionData, ClassificationData):
     """The first of several datasets that is on this machine; it turns into that dataset when it is validated, so
     that keys and results name what was used."""
 
-    of: tuple[DetectionData, ...] = Field(min_length=1)
+    of: tuple[Data, ...] = Field(min_length=1)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -140,42 +103,34 @@ class FirstOnDisk(DetectionData):
 
     @property
     def name(self) -> str:
-        """Shown on results."""
+        """Of the first."""
         return self.of[0].name
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
+        """Of the first."""
         return self.of[0].classes
 
     def fingerprint(self) -> str:
-        """Hash of the content."""
+        """Of the first."""
         return self.of[0].fingerprint()
 
-    def has_masks(self) -> bool:
-        """As the dataset it stands for."""
-        return self.of[0].has_masks()
-
-    def open(self) -> DetectionSet:
-        """Read the annotations."""
-        return self.of[0].open()
+    def open(self) -> NoReturn:
+        """There is nothing to open: settings hold the dataset that was chosen."""
+        raise TypeError("the chosen dataset is opened")
 
 
-class Splits(Settings):
-    """The two splits a table needs, each cut to a number of images where a limit is given.
+class DetectionSplits(Splits[DetectionData]):
+    """Splits of a detection dataset.
 
     train_difficult  boxes that VOC calls difficult are trained on too (Detectron2), not left out (Detectron)
     """
 
-    train: DetectionData
-    val: DetectionData
-    train_limit: int | None = None
-    val_limit: int | None = None
+    subset: ClassVar[type[Subset]] = DetectionSubset
+
     train_difficult: Switch = None
 
     def cut(self, split: str) -> DetectionData:
         """The split as it is used."""
-        data: DetectionData = getattr(self, split)
-        limit: int | None = getattr(self, f"{split}_limit")
-        data = data if limit is None else Subset(of=data, limit=limit)
+        data = super().cut(split)
         return DifficultToo(of=data) if split == "train" and self.train_difficult else data

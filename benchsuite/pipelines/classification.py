@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
 from benchsuite.data.classification import ClassificationData, ClassificationSplits
 from benchsuite.data.locate import open_class_folder
+from benchsuite.data.split import require_same_classes
 from benchsuite.engine.job import Artifact, Context, Job
-from benchsuite.errors import InputError, MissingData
 from benchsuite.loops import checkpoint
 from benchsuite.loops.classify import classify
 from benchsuite.loops.train import Solver, train
@@ -203,13 +203,13 @@ class Classification(Pipeline):
     def classify(self, seed: int) -> Classify:
         """The judgement of one seed; InputError where the classes of val are not those trained on."""
         fit, val = self.fit(seed), self.data.cut("val")
-        _require_same_classes(fit.data, val)
+        require_same_classes(fit.data, val)
         return Classify(train=fit, data=val, view=self.input, batch=self.eval_batch)
 
     def cost(self, seed: int) -> ClassifierCost:
         """What the model costs, which is the same for all seeds."""
         side = self.input.side
-        return ClassifierCost(model=self.model, classes=self.data.val.class_count(), frame=(side, side))
+        return ClassifierCost(model=self.model, classes=self.data.val.num_classes, frame=(side, side))
 
     def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
         """The score and the cost."""
@@ -220,15 +220,3 @@ class Classification(Pipeline):
         if not isinstance(other, Classification) or number not in COLUMNS:
             return None
         return DifferenceOfClasses(first=self.classify(seed), second=other.classify(seed), column=number)
-
-
-def _require_same_classes(train: ClassificationData, val: ClassificationData) -> None:
-    try:
-        known, asked = train.classes(), val.classes()
-    except MissingData:
-        return  # planning goes on without the data
-    if known != asked:
-        raise InputError(
-            f"data: {train.name} has {len(known)} classes and {val.name} {len(asked)}, or they differ in name or "
-            "order; train and val need the same classes in the same order"
-        )

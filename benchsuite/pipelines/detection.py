@@ -11,7 +11,8 @@ from pydantic import Field
 
 from benchsuite.data.batches import Batches, EvalBatches
 from benchsuite.data.dataset import DetectionData, no_masks
-from benchsuite.data.subset import Splits
+from benchsuite.data.split import require_same_classes
+from benchsuite.data.subset import DetectionSplits
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
@@ -273,7 +274,7 @@ def require_masks(data: DetectionData) -> None:
 class Detection(Pipeline):
     """Train → Predict → Score, Submit where the truth is a server's, and Cost and Time where a column asks for them."""
 
-    data: Splits
+    data: DetectionSplits
     input: Input
     augment: tuple[Augment, ...] = ()
     model: Model
@@ -321,11 +322,7 @@ class Detection(Pipeline):
     def predict_on(self, data: DetectionData, seed: int) -> Predict:
         """The detections on a split for one seed; InputError where its classes are not those trained on."""
         fit = self.fit(seed)
-        if fit.data.classes != data.classes:
-            raise InputError(
-                f"data: {fit.data.name} has {len(fit.data.classes)} classes and {data.name} {len(data.classes)}; "
-                "train and val need the same classes in the same order"
-            )
+        require_same_classes(fit.data, data)
         batch = 1 if self.testing else self.eval_batch
         return Predict(train=fit, data=data, input=self.seen, post=self.post, batch=batch, testing=self.testing)
 
@@ -374,10 +371,8 @@ class Detection(Pipeline):
 
     def cost(self, seed: int) -> DetectorCost:
         """What the network costs at the usual padded input."""
-        classes = len(self.data.val.classes)
-        return DetectorCost(
-            model=self.network(seed), classes=classes, frame=self.seen.frame, testing=self.testing
-        )  # fmt: skip
+        classes, frame = self.data.val.num_classes, self.seen.frame
+        return DetectorCost(model=self.network(seed), classes=classes, frame=frame, testing=self.testing)
 
     def difference(self, other: Pipeline, seed: int, number: str) -> Job | None:
         """A bootstrap over images, where the metric offers one."""

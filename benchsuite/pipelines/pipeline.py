@@ -3,11 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from benchsuite.data.classification import ClassificationSplits
 from benchsuite.data.locate import open_folder
-from benchsuite.data.subset import Splits
+from benchsuite.data.split import Splits
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.pipelines.cost import Cost
 from benchsuite.settings import Json, Part, Settings
@@ -18,7 +17,7 @@ class Pipeline(Part):
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
 
-    data: Splits | ClassificationSplits
+    data: Splits[Any]
 
     @classmethod
     def splits_of(cls, folder: Path) -> Mapping[str, Settings]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchsuite.data.classification import ClassificationData
-from benchsuite.data.dataset import DetectionData
+from benchsuite.data.split import Data
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Job
 from benchsuite.errors import InputError
@@ -196,7 +195,7 @@ def _refuse_unlike_rows(planned: Sequence[PlannedRow]) -> None:
                 )
 
 
-def _told(data: DetectionData | ClassificationData) -> str:
+def _told(data: Data) -> str:
     return f"{data.name}, {data.identity()}"
 
 
