@@ -73,7 +73,7 @@ class AttentionUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same."""
         q, k, v = (rows(layer(x)) for layer in (self.query, self.key, self.value))
-        return x + attended(q, k, v, self.way).transpose(1, 2).unflatten(2, x.shape[-2:])  # eq. 2
+        return x + attended(q, k, v, self.way).transpose(1, 2).view(x.shape)  # eq. 2
 
     def attention_rows(self, x: Tensor, queries: Tensor) -> Tensor:
         """ā_i, the attention maps (eq. 1) of the positions i in `queries` (int64 [Q], counted row by row) of a level
@@ -113,7 +113,7 @@ def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def chunked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `explicit`, some queries after others."""
-    return torch.cat([explicit(some, k, v) for some in q.split(CHUNK, dim=1)], dim=1)
+    return torch.cat([explicit(some, k, v) for some in torch.split(q, CHUNK, dim=1)], dim=1)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     width = q.shape[-1]
     if v.shape[-1] % width:
         raise InputError(f"neck.attention.way: heads of {width} do not divide {v.shape[-1]} channels; choose another")
-    values = v.contiguous().unflatten(2, (-1, width)).transpose(1, 2)
+    values = v.contiguous().view(*v.shape[:2], -1, width).transpose(1, 2)
     q, k = (each.contiguous().unsqueeze(1).expand_as(values) for each in (q, k))
     return _fused(q, k, values).transpose(1, 2).flatten(2)
 
@@ -177,7 +177,8 @@ class SemanticFusion(nn.Module):
         finest, *coarser = (layer(x) for layer, x in zip(self.projections, levels, strict=True))
         size = finest.shape[-2:]
         upsampled = [interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners) for x in coarser]
-        return self.mix(self.norm(torch.cat([finest, *upsampled], dim=1))).relu()
+        mixed: Tensor = self.mix(self.norm(torch.cat([finest, *upsampled], dim=1)))
+        return mixed.relu()
 
 
 class Neck(fpn.Neck):
