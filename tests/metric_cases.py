@@ -71,6 +71,28 @@ def by_name(result):
     return {each["name"]: next(each[name] for name in each if name != "name") for each in result["per_class"].values()}
 
 
+def replicated(data: DetectionSet, found: Found, times) -> tuple[DetectionSet, Found]:
+    """Each image, with its boxes and detections, as often as `times` says, under an id of its own."""
+    source = np.repeat(np.arange(len(data)), times)
+    boxes = [np.arange(*data.offsets[[i, i + 1]]) for i in source]
+    rows = np.concatenate([*boxes, np.zeros(0, int)]).astype(int)
+    seen = [np.flatnonzero(found.image_ids == data.image_ids[i]) for i in source]
+    detections = np.concatenate([*seen, np.zeros(0, int)]).astype(int)
+    whole = detection_set(
+        np.repeat(np.arange(len(source)), [len(each) for each in boxes]),
+        data.boxes[rows],
+        data.labels[rows],
+        data.classes,
+        crowd=data.crowd[rows],
+        difficult=data.difficult[rows],
+        areas=data.areas[rows],
+        image_ids=np.arange(len(source)),
+        category_ids=data.category_ids,
+    )
+    image_ids = np.repeat(np.arange(len(source)), [len(each) for each in seen])
+    return whole, Found(image_ids, found.boxes[detections], found.scores[detections], found.labels[detections])
+
+
 def from_coco(truth: Path, results: Path) -> tuple[DetectionSet, Found]:
     """A COCO JSON and its results, read naively."""
     document, detections = json.loads(truth.read_text()), json.loads(results.read_text())

@@ -24,7 +24,7 @@ from benchsuite.data.transforms import ShortSide
 from benchsuite.engine.job import Context
 from benchsuite.errors import BenchError, InputError
 from benchsuite.loops.predict import predict
-from benchsuite.metrics.coco import COLUMNS, Coco, CocoMasks, paired_images, with_hotcoco, with_pycocotools
+from benchsuite.metrics.coco import COLUMNS, Coco, CocoMasks, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
@@ -114,18 +114,27 @@ def test_settings_of_the_metric() -> None:
     assert CocoMasks.kind() == "coco.CocoMasks"
     assert CocoMasks.masks and not Coco.masks
     assert CocoMasks().columns == Coco().columns
-    assert CocoMasks().paired_columns == COLUMNS
+    assert set(COLUMNS) <= set(CocoMasks().paired_columns)
 
 
 def test_paired_bootstrap() -> None:
     data, found = random_masks(8)
     worse = replace(found, masks=packed(*(np.zeros((300, 300)) for _ in range(len(found)))))
     interval = CocoMasks().paired(data, found, worse, "AP50")
-    difference = CocoMasks().score(data, worse)["AP50"] - CocoMasks().score(data, found)["AP50"]  # type: ignore[operator]
-    assert interval is not None and interval.difference == pytest.approx(difference) and difference < 0
+    difference = CocoMasks().score(data, found)["AP50"] - CocoMasks().score(data, worse)["AP50"]  # type: ignore[operator]
+    assert interval is not None and interval.difference == pytest.approx(difference) and difference > 0
     assert interval.low <= interval.difference <= interval.high
-    assert interval == paired_images(data, found, worse, "AP50", masks=data.open_masks())
-    assert interval != paired_images(data, found, worse, "AP50")
+    assert interval != Coco().paired(data, found, worse, "AP50")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_weights_of_one_are_the_score(seed: int) -> None:
+    data, found = random_masks(seed)
+    score = CocoMasks().score(data, found)
+    for column in COLUMNS:
+        measured = CocoMasks().resampled(data, found, column, np.ones((len(data), 1)))
+        expected = np.nan if score[column] is None else score[column]
+        assert measured == pytest.approx([expected], abs=1e-10, nan_ok=True), column
 
 
 def test_no_masks_to_score() -> None:

@@ -48,11 +48,11 @@ def test_paired_difference_is_a_bootstrap_over_images(seed):
     first, second = (ranks(scores, labels) for scores in sides)
     found = paired_images(first, second, 2, draws=4000)
     accuracies = [top_k(scores, labels, (2,))["top2"] for scores in sides]
-    assert found.difference == pytest.approx(accuracies[1] - accuracies[0])
+    assert found.difference == pytest.approx(accuracies[0] - accuracies[1])
     naive = []
     for _ in range(1000):
         drawn = rng.integers(0, 40, 40)
-        naive.append(100 * (np.mean(second[drawn] < 2) - np.mean(first[drawn] < 2)))
+        naive.append(100 * (np.mean(first[drawn] < 2) - np.mean(second[drawn] < 2)))
     low, high = np.quantile(naive, (0.025, 0.975))
     assert found.low == pytest.approx(low, abs=5.1) and found.high == pytest.approx(high, abs=5.1)
     none = paired_images(first, first, 2)

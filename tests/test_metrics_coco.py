@@ -9,9 +9,8 @@ from metric_cases import FIXTURES, by_name, detection_set, from_coco, random_cas
 from pydantic import ValidationError
 
 from benchsuite.errors import BenchError, InputError
-from benchsuite.metrics.coco import BY_THRESHOLD, COLUMNS, Coco, paired_images, with_hotcoco, with_pycocotools
+from benchsuite.metrics.coco import COLUMNS, Coco, cuts, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
-from benchsuite.metrics.voc import Voc
 
 FAKE100 = Path(__file__).parents[2] / "shared" / "data" / "evalvec" / "coco_fake100"
 EVALUATORS = ("hotcoco", "pycocotools")
@@ -46,7 +45,7 @@ def test_fake100_exact(evaluator):
 def test_evaluators_agree_bit_for_bit(seed):
     data, found = random_case(seed)
     fast, reference = with_hotcoco(data, found), with_pycocotools(data, found)
-    assert np.array_equal(fast.stats, reference.stats)
+    assert np.array_equal(fast.eval["recall"], reference.eval["recall"])
     assert np.array_equal(fast.eval["precision"], reference.eval["precision"])
     assert Coco().score(data, found) == Coco(evaluator="pycocotools").score(data, found)
 
@@ -79,9 +78,8 @@ def test_thresholds_are_where_the_evaluators_have_them():
     evaluation = with_pycocotools(*one_box())
     assert evaluation.params.iouThrs == pytest.approx([0.5 + 0.05 * t for t in range(10)])
     assert [label[0] for label in evaluation.params.areaRngLbl] == ["a", "s", "m", "l"]
-    assert [BY_THRESHOLD[name] for name in ("AP50", "AP60s", "AP70m", "AP80l", "AP85", "AP95l")] == [
-        (0, 0), (2, 1), (4, 2), (6, 3), (7, 0), (9, 3)
-    ]  # fmt: skip
+    found = [cuts((1, 10, 100))[name] for name in ("AP50", "AP60s", "AP70m", "AP80l", "AP85", "AP95l")]
+    assert [(cut.threshold, cut.size) for cut in found] == [(0, 0), (2, 1), (4, 2), (6, 3), (7, 0), (9, 3)]
 
 
 def test_crowd_boxes_are_ignored_and_difficult_ones_count():
@@ -149,29 +147,39 @@ def test_broken_files_of_detections(tmp_path):
         Found(np.zeros(2, np.int64), np.zeros((2, 4)), np.zeros(3), np.zeros(3, np.int64))
 
 
-@pytest.mark.parametrize("column", ["AP", "APs", "APm", "AR1", "AR10"])
-def test_paired_bootstrap(column):
-    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
-    worse = Found(found.image_ids, found.boxes + 2, found.scores, found.labels)
-    interval = paired_images(data, found, worse, column, draws=100)
-    difference = Coco().score(data, worse)[column] - Coco().score(data, found)[column]
-    assert interval.difference == pytest.approx(difference)
-    assert interval.low <= interval.difference <= interval.high
-    assert interval == paired_images(data, found, worse, column, draws=100)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_sizes_and_limits_are_settings(evaluator):
+    data = detection_set([0] * 3, [[0, 0, 20, 20], [30, 30, 90, 90], [100, 100, 250, 250]], [0] * 3, ["a"])
+    found = Found(np.full(3, 7), data.boxes, np.array([0.9, 0.8, 0.7]), np.zeros(3, np.int64))
+    usual = Coco(evaluator=evaluator).score(data, found)
+    other = Coco(evaluator=evaluator, small=70, large=100, limits=(1, 2, 3))
+    result = other.score(data, found)
+    assert (usual["APm"], result["APm"], result["APs"]) == (pytest.approx(100), None, pytest.approx(100))
+    assert (result["AR1"], result["AR2"]) == (pytest.approx(100 / 3), pytest.approx(200 / 3))
+    assert "AR10" not in result and set(result) == {"protocol", "per_class", *other.columns}
+    assert Coco(evaluator=evaluator, limits=(1, 2, 300)).score(data, found)["AP"] == pytest.approx(100)
+    for metric in (other, Coco(limits=(1, 2, 3)), Coco(small=70)):
+        for column in metric.columns:
+            expected = metric.score(data, found)[column]
+            one = metric.resampled(data, found, column, np.ones((1, 1)))
+            assert one == pytest.approx([np.nan if expected is None else expected], nan_ok=True), column
 
 
-def test_paired_bootstrap_of_equals_and_of_the_undefined():
-    data, found = one_box()
-    same = paired_images(data, found, found, draws=20)
-    assert (same.low, same.high, same.difference) == (0, 0, 0)
-    assert paired_images(data, found, found, "APs") is None
-    assert paired_images(data, found, found, "latency_ms") is None
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_the_last_limit_cuts_average_precision(evaluator):
+    corners = np.arange(5)[:, None] * 50.0 + [0, 0]
+    data = detection_set([0] * 5, np.concatenate([corners, corners + 40], axis=1), [0] * 5, ["a"])
+    found = Found(np.full(5, 7), data.boxes, np.arange(5) / 5, np.zeros(5, np.int64))
+    assert Coco(evaluator=evaluator).score(data, found)["AP"] == pytest.approx(100)
+    three = Coco(evaluator=evaluator, limits=(1, 2, 3)).score(data, found)["AP"]
+    assert three == pytest.approx(100 * 61 / 101)  # recall ends at 3 of 5
 
 
-def test_a_metric_pairs_what_it_can():
-    data, found = from_coco(FIXTURES / "truth.json", FIXTURES / "detections.json")
-    worse = Found(found.image_ids, found.boxes + 2, found.scores, found.labels)
-    assert Coco().paired(data, found, worse, "AP50") == paired_images(data, found, worse, "AP50")
-    assert "AP50" in Coco().paired_columns
-    assert Voc().paired_columns == ()
-    assert Voc().paired(data, found, worse, "AP50") is None
+def test_unlike_settings_are_unlike_protocols():
+    metrics = [Coco(), Coco(small=16), Coco(large=64), Coco(limits=(1, 10, 300)), Coco(small=16, limits=(1, 10, 300))]
+    assert len({metric.protocol for metric in metrics}) == len(metrics)
+    assert Coco(evaluator="pycocotools").protocol == "coco"
+    assert metrics[-1].protocol == "coco-sizes16,96-limits1,10,300"
+    for wrong in ({"small": 100}, {"limits": (10, 1, 100)}, {"limits": (1, 10)}, {"limits": (0, 10, 100)}):
+        with pytest.raises(ValidationError):
+            Coco(**wrong)

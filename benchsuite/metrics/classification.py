@@ -47,12 +47,12 @@ def ranks(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np
 
 
 def paired_images(first: NDArray[np.int64], second: NDArray[np.int64], k: int, draws: int = 10_000) -> Interval:
-    """How sure the top-k accuracy of `second` minus that of `first` is on this split: images are drawn with
+    """How sure the top-k accuracy of `first` minus that of `second` is on this split: images are drawn with
     replacement, the same ones for both. The arguments are their `ranks` of the same images.
 
     Each image counts -1, 0 or 1, so a draw of N images is a draw of how often each of the three comes.
     """
-    gained = (second < k).astype(np.int64) - (first < k)
+    gained = (first < k).astype(np.int64) - (second < k)
     counts = np.array([(gained == value).sum() for value in (-1, 0, 1)])
     drawn = np.random.default_rng(0).multinomial(len(gained), counts / len(gained), size=draws)
     differences = 100 * (drawn[:, 2] - drawn[:, 0]) / len(gained)

@@ -1,8 +1,10 @@
-"""COCO average precision and recall (Lin et al., ECCV 2014; pycocotools) of boxes and masks; its paired bootstrap."""
+"""COCO average precision and recall (Lin et al., ECCV 2014; pycocotools) of boxes and masks."""
 
 import contextlib
 import io
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import hotcoco
 import numpy as np
@@ -10,20 +12,50 @@ from numpy.typing import NDArray
 from pycocotools import coco as reference
 from pycocotools import cocoeval as reference_eval
 from pycocotools import mask as reference_mask
+from pydantic import Field, model_validator
 
-from benchsuite.data.dataset import DetectionSet, Masks, Rle
-from benchsuite.errors import InputError
-from benchsuite.metrics.metric import Found, Interval, Metric, per_class
+from benchsuite.data.dataset import DetectionSet, Masks
+from benchsuite.metrics.coco_matching import THRESHOLDS, judged, rles
+from benchsuite.metrics.judged import Floats, average_precisions, mean, recalls
+from benchsuite.metrics.metric import Found, Metric, per_class, percent
 from benchsuite.settings import Json
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-AREAS = {"s": ("small", [0.0, 32.0**2]), "m": ("medium", [32.0**2, 96.0**2]), "l": ("large", [96.0**2, 1e10])}
-ALL_AREAS = ("all", [0.0, 1e10])
-BY_THRESHOLD = {f"AP{50 + 5 * t}{area}": (t, a) for t in range(10) for a, area in enumerate(("", *AREAS))}
-"""Where AP50 … AP95, AP50s … AP95l stand in the evaluators' precision: index of threshold and of area."""
+SIZES = ("", "s", "m", "l")
+LIMITS = (1, 10, 100)
+POINTS = 101  # recalls
 
-# Both evaluators offer pycocotools' interface: `stats` (12 numbers), `eval["precision"]` [T, R, K, A, M].
+MOST_AREA = 1e10
+Limit = Annotated[int, Field(ge=1)]
+
+# Both evaluators offer pycocotools' interface: `eval["precision"]` [T, R, K, A, M], `eval["recall"]` [T, K, A, M].
 Evaluation: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a column is the mean of: precision or recall at one IoU threshold (index; None: at all), for objects of one
+    size (index into `SIZES`) and at most one of the limits of detections (index)."""
+
+    threshold: int | None = None
+    size: int = 0
+    limit: int = -1
+    recall: bool = False
+
+    @property
+    def thresholds(self) -> slice:
+        """The threshold, or all."""
+        return slice(None) if self.threshold is None else slice(self.threshold, self.threshold + 1)
+
+
+def cuts(limits: Sequence[int]) -> dict[str, Cut]:
+    """The columns: pycocotools' 12 numbers in its order, then AP at each threshold for each size."""
+    sizes = {size: at for at, size in enumerate(SIZES)}
+    found = {"AP": Cut(), "AP50": Cut(0), "AP75": Cut(5)}
+    found |= {f"AP{size}": Cut(size=at) for size, at in sizes.items() if size}
+    found |= {f"AR{limit}": Cut(limit=at, recall=True) for at, limit in enumerate(limits)}
+    found |= {f"AR{size}": Cut(size=at, recall=True) for size, at in sizes.items() if size}
+    return found | {f"AP{50 + 5 * t}{size}": Cut(t, at) for t in range(len(THRESHOLDS)) for size, at in sizes.items()}
 
 
 class Coco(Metric):
@@ -32,35 +64,72 @@ class Coco(Metric):
     With them come AP at each of the ten IoU thresholds, of all sizes and of each: AP60, AP60s, AP85l. COCO knows crowd
     regions but nothing difficult: VOC's difficult boxes count like any other. AP is 0–100, None where no class has
     ground truth of that size.
+
+    small, large  sides in pixels: objects of at most small² are small, of at least large² large
+    limits        the best detections of each image and class that count: in ARs of these names; the last for all else
     """
 
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    small: float = Field(32, gt=0)
+    large: float = Field(96, gt=0)
+    limits: tuple[Limit, Limit, Limit] = LIMITS
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.large < self.small:
+            raise ValueError(f"large {self.large:g} is less than small {self.small:g}; swap them")
+        if sorted(set(self.limits)) != list(self.limits):
+            raise ValueError(f"limits {list(self.limits)} do not rise; give the smallest first")
+        return self
 
     @property
     def protocol(self) -> str:
-        """`coco`, whoever evaluates."""
+        """`coco`, whoever evaluates, and what is set otherwise than COCO has it: `coco-sizes16,64-limits1,10,300`."""
+        sizes = "" if (self.small, self.large) == (32, 96) else f"-sizes{self.small:g},{self.large:g}"
+        limits = "" if self.limits == LIMITS else f"-limits{','.join(map(str, self.limits))}"
+        return self.overlap + sizes + limits
+
+    @property
+    def overlap(self) -> str:
+        """The protocol's name without its settings."""
         return "coco"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """pycocotools' 12 numbers in its order, then the others."""
-        return (*COLUMNS, *(name for name in BY_THRESHOLD if name not in COLUMNS))
+        return tuple(cuts(self.limits))
 
     @property
     def paired_columns(self) -> tuple[str, ...]:
-        """The 12 COCO numbers."""
-        return COLUMNS
+        """All of them."""
+        return self.columns
 
-    def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> Interval | None:
-        """See `paired_images`."""
-        return paired_images(data, a, b, column, masks=self.truth(data))
+    @property
+    def areas(self) -> list[list[float]]:
+        """Least and greatest area of each of `SIZES`."""
+        small, large = self.small**2, self.large**2
+        return [[0.0, MOST_AREA], [0.0, small], [small, large], [large, MOST_AREA]]
 
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
         """Score `found`; `per_class` holds AP."""
         found.check(data)
+        return {"protocol": self.protocol, **summary(self.evaluated(data, found), data)}
+
+    def evaluated(self, data: DetectionSet, found: Found) -> Evaluation:
+        """By the chosen evaluator."""
         evaluate = with_hotcoco if self.evaluator == "hotcoco" else with_pycocotools
-        evaluation = evaluate(data, found, self.truth(data))
-        return {**by_threshold(evaluation), **summary(evaluation, data), "protocol": self.protocol}
+        return evaluate(data, found, self.truth(data), self.areas, self.limits)
+
+    def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
+        """The column in each draw of images."""
+        cut = cuts(self.limits).get(column)
+        if cut is None:
+            return None
+        found.check(data)
+        low, high = self.areas[cut.size]
+        limit, most = self.limits[cut.limit], self.limits[-1]
+        seen = judged(data, found, (low, high), limit, most, self.truth(data)).at(cut.thresholds)
+        return 100 * mean(recalls(seen, weights) if cut.recall else average_precisions(seen, weights, POINTS))
 
     def truth(self, data: DetectionSet) -> Masks | None:
         """The true masks, where it is masks that overlap; None for boxes."""
@@ -76,8 +145,8 @@ class CocoMasks(Coco):
     masks: ClassVar[bool] = True
 
     @property
-    def protocol(self) -> str:
-        """`coco-mask`, whoever evaluates."""
+    def overlap(self) -> str:
+        """The protocol's name without its settings."""
         return "coco-mask"
 
     def truth(self, data: DetectionSet) -> Masks:
@@ -86,43 +155,64 @@ class CocoMasks(Coco):
 
 
 def summary(evaluation: Evaluation, data: DetectionSet) -> dict[str, Json]:
-    """The 12 numbers and the AP of each class, 0–100."""
-    numbers = {name: percent(value) for name, value in zip(COLUMNS, evaluation.stats, strict=True)}
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    classes = [percent(_mean(precision[:, :, number - 1])) for number in _numbers(data.category_ids)]
-    return {"protocol": "coco", **numbers, "per_class": per_class(data, "AP", classes)}
+    """All columns, 0–100, and the AP of each class."""
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+
+    def value(cut: Cut) -> float:
+        if cut.recall:
+            return _mean(recall[cut.thresholds, :, cut.size, cut.limit])
+        return _mean(precision[cut.thresholds, :, :, cut.size, cut.limit])
+
+    each = (_mean(precision[:, :, number - 1, 0, -1]) for number in _numbers(data.category_ids))
+    return {
+        **{name: percent(value(cut)) for name, cut in cuts(evaluation.params.maxDets).items()},
+        "per_class": per_class(data, "AP", map(percent, each)),
+    }
 
 
-def by_threshold(evaluation: Evaluation) -> dict[str, Json]:
-    """AP at each of the ten IoU thresholds for each range of areas, at most 100 detections an image."""
-    precision = evaluation.eval["precision"][..., -1]
-    return {name: percent(_mean(precision[t, :, :, a])) for name, (t, a) in BY_THRESHOLD.items()}
+def _mean(values: NDArray[np.float64]) -> float:
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else np.nan
 
 
-def percent(value: float) -> float | None:
-    """0–1 to 0–100; pycocotools' -1 for "undefined" to None."""
-    return 100 * float(value) if value > -1 else None
-
-
-def _mean(precision: NDArray[np.float64]) -> float:
-    defined = precision[precision > -1]
-    return float(defined.mean()) if defined.size else -1.0
-
-
-def with_hotcoco(data: DetectionSet, found: Found, masks: Masks | None = None) -> Evaluation:
-    """Evaluate and accumulate in hotcoco; with the true `masks`, by masks."""
-    return finish(_loaded(hotcoco_truth(data, masks), data, found, masks))
+def with_hotcoco(
+    data: DetectionSet,
+    found: Found,
+    masks: Masks | None = None,
+    areas: list[list[float]] | None = None,
+    limits: Sequence[int] = LIMITS,
+) -> Evaluation:
+    """Evaluate and accumulate in hotcoco; with the true `masks`, by masks. `areas` and `limits` as `Coco` has them."""
+    truth = hotcoco_truth(data, masks)
+    held: list[Any] | None = None if masks is None else rles(data, found)
+    results = truth.load_res(_rows(data, found), segmentation=held)
+    if held:
+        # As pycocotools does for results that are masks: one too many is small or large by its mask, not its box.
+        results.update_anns(ids=np.arange(1, len(held) + 1), area=hotcoco.mask.area(held).astype(np.float64))
+    return finish(_set(hotcoco.COCOeval(truth, results, _overlap(masks)), areas, limits))
 
 
 def finish(evaluation: hotcoco.COCOeval) -> Evaluation:
-    """Run an evaluation of hotcoco to its 12 numbers, printing nothing."""
+    """Run an evaluation of hotcoco, printing nothing."""
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summary_lines()
     return evaluation
 
 
-def with_pycocotools(data: DetectionSet, found: Found, masks: Masks | None = None) -> Evaluation:
+def _set(evaluation: Evaluation, areas: list[list[float]] | None, limits: Sequence[int]) -> Evaluation:
+    if areas is not None:
+        evaluation.params.areaRng = areas
+    evaluation.params.maxDets = list(limits)
+    return evaluation
+
+
+def with_pycocotools(
+    data: DetectionSet,
+    found: Found,
+    masks: Masks | None = None,
+    areas: list[list[float]] | None = None,
+    limits: Sequence[int] = LIMITS,
+) -> Evaluation:
     """Evaluate and accumulate in pycocotools, the reference."""
     images, categories = _images(data), _categories(data)
     truth = [
@@ -138,8 +228,8 @@ def with_pycocotools(data: DetectionSet, found: Found, masks: Masks | None = Non
     ]
     if masks is not None:
         truth = [box | {"segmentation": masks.rle(row)} for row, box in enumerate(truth)]
-        rles = zip(results, _rles(data, found), strict=True)
-        results = [box | {"segmentation": rle, "area": float(reference_mask.area(rle))} for box, rle in rles]
+        held = zip(results, rles(data, found), strict=True)
+        results = [box | {"segmentation": rle, "area": float(reference_mask.area(rle))} for box, rle in held]
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for annotations in (truth, results):
@@ -147,80 +237,23 @@ def with_pycocotools(data: DetectionSet, found: Found, masks: Masks | None = Non
             side.dataset = {"images": images, "categories": categories, "annotations": annotations}
             side.createIndex()
             sides.append(side)
-        evaluation = reference_eval.COCOeval(*sides, _overlap(masks))
+        evaluation = _set(reference_eval.COCOeval(*sides, _overlap(masks)), areas, limits)
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
-
-
-def paired_images(
-    data: DetectionSet,
-    a: Found,
-    b: Found,
-    column: str = "AP",
-    draws: int = 1000,
-    seed: int = 0,
-    masks: Masks | None = None,
-) -> Interval | None:
-    """How sure `b` minus `a` is on this split: images are drawn with replacement, the same ones for both.
-
-    `column` is one of the 12 COCO numbers; None for any other, and where the column is undefined on `data`. It says
-    nothing about other seeds of training. With the true `masks` it is by masks.
-    """
-    if column not in COLUMNS:
-        return None
-    truth = hotcoco_truth(data, masks)
-    sides = [_evaluated_for(column, truth, data, found, masks) for found in (a, b)]
-    compared = hotcoco.compare(sides[0], sides[1], n_bootstrap=draws, seed=seed)
-    if min(compared["metrics_a"][column], compared["metrics_b"][column]) < 0:
-        return None
-    interval = compared["ci"][column]
-    return Interval(100 * interval["lower"], 100 * interval["upper"], 100 * compared["deltas"][column])
-
-
-def _evaluated_for(
-    column: str, truth: hotcoco.COCO, data: DetectionSet, found: Found, masks: Masks | None
-) -> hotcoco.COCOeval:
-    """Matched for one column alone, so that each draw accumulates an eighth of what all twelve need."""
-    found.check(data)
-    evaluation = _loaded(truth, data, found, masks)
-    label, area = AREAS.get(column[-1], ALL_AREAS)
-    evaluation.params.area_rng_lbl, evaluation.params.area_rng = [label], [area]
-    evaluation.params.max_dets = [{"AR1": 1, "AR10": 10}.get(column, 100)]
-    evaluation.evaluate()
     return evaluation
 
 
 def hotcoco_truth(data: DetectionSet, masks: Masks | None = None) -> hotcoco.COCO:
     """The ground truth as hotcoco holds it."""
     image_ids, category_ids, boxes, areas, crowd = _truth_columns(data)
-    rles: list[Any] | None = None if masks is None else [masks.rle(row) for row in range(len(boxes))]
+    held: list[Any] | None = None if masks is None else [masks.rle(row) for row in range(len(boxes))]
     return hotcoco.COCO.from_arrays(
-        _images(data), _categories(data), image_ids, category_ids, boxes, area=areas, iscrowd=crowd, segmentation=rles
+        _images(data), _categories(data), image_ids, category_ids, boxes, area=areas, iscrowd=crowd, segmentation=held
     )
-
-
-def _loaded(truth: hotcoco.COCO, data: DetectionSet, found: Found, masks: Masks | None) -> hotcoco.COCOeval:
-    """An evaluation of hotcoco, ready to run."""
-    rles: list[Any] | None = None if masks is None else _rles(data, found)
-    results = truth.load_res(_rows(data, found), segmentation=rles)
-    if rles:
-        # As pycocotools does for results that are masks: one too many is small or large by its mask, not its box.
-        results.update_anns(ids=np.arange(1, len(rles) + 1), area=hotcoco.mask.area(rles).astype(np.float64))
-    return hotcoco.COCOeval(truth, results, _overlap(masks))
 
 
 def _overlap(masks: Masks | None) -> str:
     return "bbox" if masks is None else "segm"
-
-
-def _rles(data: DetectionSet, found: Found) -> list[Rle]:
-    """The detections' masks; InputError where they have none."""
-    if found.masks is None:
-        raise InputError(f"detections of {data.name}: have boxes but no masks; choose a model that finds masks")
-    sizes = data.sizes[found.images(data)].tolist()
-    return [{"size": size, "counts": counts} for size, counts in zip(sizes, found.masks, strict=True)]
 
 
 def _numbers(ids: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -14,8 +14,11 @@ from safetensors.numpy import load_file, save_file
 from benchsuite.data.dataset import DetectionSet, distinct, index_of
 from benchsuite.data.masks import Packed
 from benchsuite.errors import BenchError, InputError
+from benchsuite.metrics.judged import Floats, draws
 from benchsuite.settings import Json, Part
 
+DRAWS = 1000
+"""Draws of the images from which an interval is made."""
 COLUMNS = ("image_ids", "boxes", "scores", "labels")
 MASKS = ("mask_bytes", "mask_offsets")
 _SPLIT = "detect on the split that is scored"
@@ -107,6 +110,11 @@ class Found:
                 )
 
 
+def percent(value: float) -> float | None:
+    """0–1 to 0–100; NaN, for "undefined", to None."""
+    return None if np.isnan(value) else 100 * float(value)
+
+
 def per_class(data: DetectionSet, column: str, numbers: Iterable[float | None]) -> dict[str, Json]:
     """A metric's `per_class` of the numbers of all classes, in label order. By id: names may be equal."""
     kinds = zip(data.category_ids.tolist(), data.classes, numbers, strict=True)
@@ -145,9 +153,23 @@ class Metric(Part):
         """Columns that `paired` can compare; none by default."""
         return ()
 
-    def paired(self, data: DetectionSet, a: Found, b: Found, column: str) -> Interval | None:
-        """How sure `b` minus `a` is over the images of this split; None where it cannot be told."""
+    def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
+        """A column, 0–100, [R], with each image of the split counted as `weights` [N, R] say; NaN where a draw leaves
+        it undefined. None for a column that the images cannot be drawn for. InputError as `score`."""
         return None
+
+    def paired(self, data: DetectionSet, first: Found, second: Found, column: str) -> Interval | None:
+        """How sure `first` minus `second` is over the images of this split, which are drawn with replacement, the same
+        ones for both; None where it cannot be told. It says nothing of other seeds of training."""
+        weights = np.concatenate([np.ones((len(data), 1)), draws(len(data), DRAWS)], axis=1)
+        sides = [self.resampled(data, found, column, weights) for found in (first, second)]
+        if sides[0] is None or sides[1] is None:
+            return None
+        difference, *drawn = sides[0] - sides[1]
+        if np.isnan(difference):
+            return None
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
+        return Interval(float(low), float(high), float(difference))
 
     @abstractmethod
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:

@@ -1,13 +1,14 @@
 """PASCAL VOC average precision (Everingham et al., IJCV 2010 and 2015): 11-point (2007) and area under the curve."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.metrics.metric import Found, Metric, per_class
+from benchsuite.metrics.judged import Floats, Judged, average_precisions, mean
+from benchsuite.metrics.metric import Found, Metric, per_class, percent
+from benchsuite.metrics.overlap import iou, owners, pairs
 from benchsuite.settings import Json
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -40,113 +41,72 @@ class Voc(Metric):
         """The mean over ten IoU thresholds, and AP at .5 and .75."""
         return ("AP", "AP50", "AP75")
 
+    @property
+    def paired_columns(self) -> tuple[str, ...]:
+        """All three."""
+        return self.columns
+
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
         """Score `found`; `per_class` holds AP50."""
         found.check(data)
-        aps = average_precisions(data, found, THRESHOLDS, self.year, self.inclusive)
-        ap50, ap75 = aps[THRESHOLDS.index(0.5)], aps[THRESHOLDS.index(0.75)]
-        return {
-            "protocol": self.protocol,
-            "AP": _percent(aps),
-            "AP50": _percent(ap50),
-            "AP75": _percent(ap75),
-            "per_class": per_class(data, "AP50", map(_percent, ap50)),
-        }
+        aps = self._averages(data, found, THRESHOLDS, np.ones((len(data), 1)))[:, :, 0]
+        numbers = {name: percent(mean(aps[list(_rows(name))].reshape(-1, 1))[0]) for name in self.columns}
+        return {"protocol": self.protocol, **numbers, "per_class": per_class(data, "AP50", map(percent, aps[0]))}
+
+    def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
+        """The column in each draw of images."""
+        if column not in self.columns:
+            return None
+        found.check(data)
+        thresholds = tuple(THRESHOLDS[row] for row in _rows(column))
+        return 100 * mean(self._averages(data, found, thresholds, weights))
+
+    def _averages(self, data: DetectionSet, found: Found, thresholds: tuple[float, ...], weights: Floats) -> Floats:
+        """AP, 0–1, [T, K, R]."""
+        points = 11 if self.year == 2007 else None
+        return average_precisions(judged(data, found, thresholds, self.inclusive), weights, points)
 
 
-def _percent(ap: NDArray[np.float64]) -> float | None:
-    defined = ap[~np.isnan(ap)]
-    return 100 * float(defined.mean()) if defined.size else None
+def _rows(column: str) -> tuple[int, ...]:
+    """Which thresholds a column is the mean over."""
+    every = range(len(THRESHOLDS))
+    return {"AP": tuple(every), "AP50": (0,), "AP75": (5,)}[column]
 
 
-def average_precisions(
-    data: DetectionSet, found: Found, thresholds: tuple[float, ...], year: int, inclusive: bool = False
-) -> NDArray[np.float64]:
-    """AP, 0–1, [thresholds, classes]; NaN for a class without boxes that count."""
-    classes = len(data.classes)
-    ignored = data.crowd | data.difficult
-    positives = np.bincount(data.labels[~ignored], minlength=classes)
+def judged(data: DetectionSet, found: Found, thresholds: tuple[float, ...], inclusive: bool = False) -> Judged:
+    """What VOC says of the detections: right, wrong, or of a box that is difficult (or a crowd) and so neither."""
     order = np.lexsort((-found.scores, found.labels))  # stable: ties keep the order of the detections
-    best = _best_boxes(data, found, order, inclusive)
-    bounds = np.searchsorted(found.labels[order], np.arange(classes + 1))
-    average = eleven_point if year == 2007 else area
-    result = np.full((len(thresholds), classes), np.nan)
+    images, labels = found.images(data)[order], found.labels[order]
+    ignored = data.crowd | data.difficult
+    box, best = _best_boxes(data, found.xywh[order], images, labels, inclusive)
+    right, neither = (np.zeros((len(thresholds), len(order)), bool) for _ in range(2))
     for t, threshold in enumerate(thresholds):
-        right, wrong = _judge(best, ignored, threshold)
-        for k in np.flatnonzero(positives):
-            rows = slice(bounds[k], bounds[k + 1])
-            hits, misses = np.cumsum(right[rows]), np.cumsum(wrong[rows])
-            # A detection of a difficult box counts neither way and may come first: 0 / 0 there.
-            precision = hits / np.maximum(hits + misses, 1)
-            result[t, k] = average(hits / positives[k], precision)
-    return result
+        near = (box >= 0) & (best >= threshold)
+        neither[t, near] = ignored[box[near]]
+        claims = np.flatnonzero(near & ~neither[t])
+        _, first = np.unique(box[claims], return_index=True)
+        right[t, claims[first]] = True
+    positives = np.flatnonzero(~ignored)
+    return Judged(
+        bounds=np.searchsorted(labels, np.arange(len(data.classes) + 1)),
+        images=images,
+        right=right,
+        neither=neither,
+        positive_images=owners(data)[positives],
+        positive_labels=data.labels[positives],
+    )
 
 
-def eleven_point(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """Mean over recalls 0, .1, …, 1 of the best precision at that recall or beyond (devkit 2007)."""
-    best = _falling(precision)
-    # The devkit's 0:0.1:1, whose 0.3 is 3 × 0.1 and so a little more than 3 / 10; it decides ties, keep it.
-    first = np.searchsorted(recall, np.arange(11) * 0.1)
-    return float(np.append(best, 0.0)[first].mean())
-
-
-def area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """Area under precision made falling, over recall (devkit 2010 and later, "every point")."""
-    return float(np.sum(np.diff(recall, prepend=0.0) * _falling(precision)))
-
-
-def _falling(precision: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum.accumulate(precision[::-1])[::-1]
-
-
-@dataclass(frozen=True)
-class _Best:
-    """For each detection, by class and falling score: the box of greatest IoU and that IoU; -1 where there is none."""
-
-    box: NDArray[np.int64]
-    iou: NDArray[np.float64]
-
-
-def _judge(best: _Best, ignored: NDArray[np.bool_], threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Right and wrong detections; those of ignored boxes are neither."""
-    near = (best.box >= 0) & (best.iou >= threshold)
-    neither = np.zeros_like(near)
-    neither[near] = ignored[best.box[near]]
-    claims = np.flatnonzero(near & ~neither)
-    _, first = np.unique(best.box[claims], return_index=True)
-    right = np.zeros_like(near)
-    right[claims[first]] = True
-    return right, ~right & ~neither
-
-
-def _best_boxes(data: DetectionSet, found: Found, order: NDArray[np.int64], inclusive: bool) -> _Best:
-    """All (detection, box) pairs of one image and class at once, then the greatest IoU of each detection."""
-    classes = len(data.classes)
-    detection_group = found.images(data)[order] * classes + found.labels[order]
-    box_group = np.repeat(np.arange(len(data)), np.diff(data.offsets)) * classes + data.labels
-    boxes_by_group = np.argsort(box_group, kind="stable")
-    start = np.searchsorted(box_group[boxes_by_group], detection_group, side="left")
-    count = np.searchsorted(box_group[boxes_by_group], detection_group, side="right") - start
-
-    pair_detection = np.repeat(np.arange(len(order)), count)
-    first_pair = np.cumsum(count) - count  # where each detection's pairs begin
-    pair_box = boxes_by_group[np.arange(len(pair_detection)) + (start - first_pair)[pair_detection]]
-    pair_iou = _iou(found.boxes[order].astype(np.float64)[pair_detection], data.boxes[pair_box], float(inclusive))
-
-    best = _Best(np.full(len(order), -1), np.full(len(order), -1.0))
-    some = count > 0
-    if some.any():
-        best.iou[some] = np.maximum.reduceat(pair_iou, first_pair[some])
-        top = np.flatnonzero(pair_iou == best.iou[pair_detection])
-        detections, first = np.unique(pair_detection[top], return_index=True)  # of equals the first, as the devkit
-        best.box[detections] = pair_box[top[first]]
-    return best
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
-    """IoU of paired boxes xyxy [P, 4]; `extra` is added to every width and height."""
-    overlap = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extra
-    shared: NDArray[np.float64] = np.prod(np.maximum(overlap, 0.0), axis=1)
-    union = np.prod(a[:, 2:] - a[:, :2] + extra, axis=1) + np.prod(b[:, 2:] - b[:, :2] + extra, axis=1) - shared
-    ious: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ious
+def _best_boxes(
+    data: DetectionSet, xywh: Floats, images: NDArray[np.int64], labels: NDArray[np.int64], inclusive: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each detection the box of its image and class with the greatest IoU, and that IoU; -1 where there is none."""
+    near = pairs(data, images, labels)
+    wider = np.array([0, 0, inclusive, inclusive], np.float64)
+    ious = iou(xywh[near.detections] + wider, data.xywh[near.boxes] + wider)
+    box, best = np.full(len(xywh), -1), np.full(len(xywh), -1.0)
+    np.maximum.at(best, near.detections, ious)
+    top = np.flatnonzero(ious == best[near.detections])
+    detections, first = np.unique(near.detections[top], return_index=True)  # of equals the first, as the devkit
+    box[detections] = near.boxes[top[first]]
+    return box, best

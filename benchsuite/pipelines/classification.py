@@ -119,7 +119,7 @@ class DifferenceOfClasses(Job):
         first, second = (ranks(*_judged(context.inputs[name])) for name in ("first", "second"))
         # An error is smaller by as much as the accuracy is larger.
         better, other = (second, first) if self.column.endswith("_error") else (first, second)
-        context.write_metrics(asdict(paired_images(other, better, COLUMNS[self.column])))
+        context.write_metrics(asdict(paired_images(better, other, COLUMNS[self.column])))
 
 
 def _judged(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

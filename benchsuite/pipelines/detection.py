@@ -192,6 +192,8 @@ class Difference(Job):
     """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
     column. Leaves `metrics.json` with difference, low and high (95 %)."""
 
+    version: ClassVar[int] = 2
+
     first: Predict
     second: Predict
     metric: Metric
@@ -205,7 +207,7 @@ class Difference(Job):
     def do(self, context: Context) -> None:
         """Draw images with replacement, the same ones for both."""
         first, second = (found(context.inputs[name]) for name in ("first", "second"))
-        interval = self.metric.paired(self.first.data.open(), second, first, self.column)
+        interval = self.metric.paired(self.first.data.open(), first, second, self.column)
         context.write_metrics({} if interval is None else asdict(interval))
 
 
