@@ -82,26 +82,18 @@ def test_formats(stored: Results, tmp_path: Path, ending: str) -> None:
 
 def boxes(*found: tuple[float, float, float, float, int, float]) -> Boxes:
     array = np.array(found, dtype=float).reshape(-1, 6)
-    return Boxes(array[:, :4], array[:, 4].astype(int), array[:, 5])
+    return Boxes(array[:, :4], array[:, 4].astype(int), np.ones(len(array), bool), array[:, 5])
 
 
-def test_boxes_meet_their_class_at_half_overlap() -> None:
-    truth = boxes((0, 0, 10, 10, 0, 1), (20, 20, 30, 30, 1, 1))
-    found = boxes((0, 0, 10, 5, 0, 0.9), (20, 20, 30, 30, 0, 0.9), (0, 0, 10, 4.9, 0, 0.9))
-    assert found.met_by(truth).tolist() == [True, False, False]
-    assert truth.met_by(found).tolist() == [True, False]
-    assert boxes().met_by(truth).tolist() == []
-    assert truth.met_by(boxes()).tolist() == [False, False]
-
-
-def test_pictures_show_truth_beside_what_passes_the_threshold(tmp_path: Path) -> None:
+def test_pictures_show_truth_beside_predictions_and_dash_what_went_wrong(tmp_path: Path) -> None:
     image = np.zeros((40, 60, 3), np.uint8)
-    truth = Boxes(np.array([[5.0, 5, 20, 20]]), np.array([1]))
-    picture = Picture(image, truth, boxes((5, 5, 20, 20, 1, 0.87), (30, 5, 50, 20, 0, 0.1)), "a.jpg")
+    truth = Boxes(np.array([[5.0, 5, 20, 20]]), np.array([1]), np.array([False]))
+    picture = Picture(image, truth, boxes((5, 5, 20, 20, 1, 0.87)), "a.jpg")
     empty = Picture(np.zeros((60, 40, 3), np.uint8), boxes(), boxes())
     figure = detections([picture, empty, picture], ("cat", "dog"), "har-table1/baseline", threshold=0.3)
     left, right = figure.axes[:2]
     assert [len(axes.patches) for axes in (left, right)] == [1, 1]
+    assert [axes.patches[0].get_linestyle() for axes in (left, right)] == [(0, (2, 1.5)), "-"]
     text = texts(figure)
     assert "dog 87" in text and "cat" not in text and "score ≥ 0.3" in text
     figure.savefig(tmp_path / "pictures.png", dpi=50)

@@ -21,6 +21,15 @@ def iou(a: Floats, b: Floats, crowd: NDArray[np.bool_] | None = None) -> Floats:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
+def met(
+    boxes: Floats, labels: NDArray[np.int64], others: Floats, other_labels: NDArray[np.int64], least: float = 0.5
+) -> NDArray[np.bool_]:
+    """For each of boxes [N, 4], whether one of `others` [M, 4] of the same class overlaps it with at least that IoU."""
+    near = iou(boxes[:, None], others[None]) >= least
+    result: NDArray[np.bool_] = (near & (labels[:, None] == other_labels)).any(axis=1)
+    return result
+
+
 @dataclass(frozen=True)
 class Pairs:
     """P pairs of a detection and a true box of its image and class, by detection, then by box.

@@ -14,38 +14,21 @@ from benchsuite.report.figures._style import PALETTE, WIDTH, headline, style
 
 ACROSS = 2
 """Pairs of pictures beside each other."""
-FOUND_IOU = 0.5
 BRIGHT = PALETTE[:-1]
 """The palette without black, which no dark picture shows."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image: xyxy [N, 4] in its pixels, labels [N], and scores [N] where they are predictions."""
+    """Boxes of one image: xyxy [N, 4] in its pixels, labels [N], and scores [N] where they are predictions.
+
+    met  bool [N]: predictions that meet a truth of their class, truths that are met
+    """
 
     boxes: NDArray[np.floating]
     labels: NDArray[np.integer]
+    met: NDArray[np.bool_]
     scores: NDArray[np.floating] | None = None
-
-    def above(self, threshold: float) -> "Boxes":
-        """Predictions whose score is at least `threshold`."""
-        if self.scores is None:
-            return self
-        keep = self.scores >= threshold
-        return Boxes(self.boxes[keep], self.labels[keep], self.scores[keep])
-
-    def met_by(self, other: "Boxes") -> NDArray[np.bool_]:
-        """For each box, whether one of the same class in `other` overlaps it with IoU >= 0.5."""
-        if not len(self.boxes) or not len(other.boxes):
-            return np.zeros(len(self.boxes), dtype=bool)
-        low = np.maximum(self.boxes[:, None, :2], other.boxes[None, :, :2])
-        high = np.minimum(self.boxes[:, None, 2:], other.boxes[None, :, 2:])
-        common = np.clip(high - low, 0, None).prod(axis=2)
-        areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (self.boxes, other.boxes)]
-        union = areas[0][:, None] + areas[1][None, :] - common
-        same = self.labels[:, None] == other.labels[None, :]
-        met: NDArray[np.bool_] = (same & (common >= FOUND_IOU * union)).any(axis=1)
-        return met
 
 
 @dataclass(frozen=True)
@@ -59,13 +42,13 @@ class Picture:
 
 
 def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, threshold: float = 0.3) -> Figure:
-    """Each picture twice: truth on the left, predictions of at least that score on the right.
+    """Each picture twice: truth on the left, predictions, which are of at least that score, on the right.
 
     A class has one colour throughout, named in the legend where the colours suffice. Dashed boxes are what went
-    wrong: truth that no prediction of its class meets at IoU 0.5, and predictions that meet no truth of theirs.
+    wrong: truth that is not met, and predictions that meet none.
     """
-    shown = [(picture, picture.predicted.above(threshold)) for picture in pictures]
-    counts = Counter(int(label) for picture, found in shown for one in (picture.truth, found) for label in one.labels)
+    sides = [side for picture in pictures for side in (picture.truth, picture.predicted)]
+    counts = Counter(int(label) for side in sides for label in side.labels)
     colors = {label: BRIGHT[rank % len(BRIGHT)] for rank, (label, _) in enumerate(counts.most_common())}
     across = min(ACROSS, len(pictures))
     down = -(-len(pictures) // ACROSS)
@@ -80,9 +63,9 @@ def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, 
         for axes in panels.flat:
             axes.set_axis_off()
             axes.set_anchor("N")
-        for (picture, found), left, right in zip(shown, panels.flat[::2], panels.flat[1::2], strict=False):
-            _panel(left, picture.image, picture.truth, picture.truth.met_by(found), classes, colors)
-            _panel(right, picture.image, found, found.met_by(picture.truth), classes, colors)
+        for picture, left, right in zip(pictures, panels.flat[::2], panels.flat[1::2], strict=False):
+            _panel(left, picture.image, picture.truth, classes, colors)
+            _panel(right, picture.image, picture.predicted, classes, colors)
             left.set_title(f"truth {picture.name}", fontsize=6, weight="normal", pad=2)
             right.set_title("predicted", fontsize=6, weight="normal", pad=2)
         named = colors if len(colors) <= len(BRIGHT) else {}
@@ -92,11 +75,10 @@ def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, 
     return figure
 
 
-def _panel(axes: Axes, image: NDArray[np.uint8], found: Boxes, met: NDArray[np.bool_], classes: Sequence[str],
-           colors: dict[int, str]) -> None:  # fmt: skip
+def _panel(axes: Axes, image: NDArray[np.uint8], found: Boxes, classes: Sequence[str], colors: dict[int, str]) -> None:
     axes.imshow(image, interpolation="antialiased")
     scores = found.scores if found.scores is not None else [None] * len(found.boxes)
-    for (x0, y0, x1, y1), label, score, right in zip(found.boxes, found.labels, scores, met, strict=True):
+    for (x0, y0, x1, y1), label, score, right in zip(found.boxes, found.labels, scores, found.met, strict=True):
         color = colors[int(label)]
         dashes = "-" if right else (0, (2, 1.5))
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=0.9, ls=dashes))

@@ -11,6 +11,7 @@ from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
+from benchsuite.metrics.overlap import met
 from benchsuite.pipelines.detection import Detection, found
 from benchsuite.pipelines.probe import probe_for
 from benchsuite.report import probed
@@ -29,7 +30,7 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
     require(job, plan, store)
     data, predicted = job.data.open(), found(store.verified(job.key))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
-    pictures = [_picture(data, predicted, int(index)) for index in chosen]
+    pictures = [_picture(data, predicted, int(index), threshold) for index in chosen]
     figure = detections(pictures, data.classes, _title(plan, data.name, seed), threshold)
     return save_figure(figure, folder / f"{_name(plan)}.detections.{form}")
 
@@ -80,8 +81,14 @@ def _name(plan: Plan) -> str:
     return ".".join([planned.recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), planned.row.id])
 
 
-def _picture(data: DetectionSet, found: Found, index: int) -> Picture:
-    rows, mine = data.rows(index), found.image_ids == data.image_ids[index]
-    truth = Boxes(data.boxes[rows], data.labels[rows])
-    predicted = Boxes(found.boxes[mine], found.labels[mine], found.scores[mine])
-    return Picture(data.read(index), truth, predicted, Path(data.file_names[index]).stem)
+def _picture(data: DetectionSet, found: Found, index: int, threshold: float) -> Picture:
+    owned = data.rows(index)
+    rows = np.arange(owned.start, owned.stop)
+    mine = np.flatnonzero((found.images(data) == index) & (found.scores >= threshold))
+    truth, seen = (data.xywh[rows], data.labels[rows]), (found.xywh[mine], found.labels[mine])
+    return Picture(
+        image=data.read(index),
+        truth=Boxes(data.boxes[rows], data.labels[rows], met(*truth, *seen)),
+        predicted=Boxes(found.boxes[mine], found.labels[mine], met(*seen, *truth), found.scores[mine]),
+        name=Path(data.file_names[index]).stem,
+    )
