@@ -102,7 +102,8 @@ def _areas(data: DetectionSet, found: Found, masks: Masks | None) -> NDArray[np.
     """Areas of the detections."""
     if masks is not None:
         return np.asarray(hotcoco.mask.area(rles(data, found)), np.float64)
-    return np.prod(found.xywh[:, 2:], axis=1)
+    areas: NDArray[np.float64] = np.prod(found.xywh[:, 2:], axis=1)
+    return areas
 
 
 def _ious(

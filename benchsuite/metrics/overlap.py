@@ -18,7 +18,8 @@ def iou(a: Floats, b: Floats, crowd: NDArray[np.bool_] | None = None) -> Floats:
     shared: Floats = np.prod(np.maximum(high - np.maximum(a[..., :2], b[..., :2]), 0.0), axis=-1)
     area_a, area_b = (np.prod(boxes[..., 2:], axis=-1) for boxes in (a, b))
     union = area_a + area_b - shared if crowd is None else np.where(crowd, area_a, area_a + area_b - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    ious: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ious
 
 
 def met(
