@@ -151,7 +151,7 @@ def test_no_boxes_are_undefined():
     data = detection_set([], [], [], ["a"], image_ids=[3])
     found = Found(np.array([3]), np.array([[0.0, 0, 9, 9]]), np.array([0.5]), np.array([0]))
     assert Voc().score(data, found) == {
-        "protocol": "voc07", "AP": None, "AP50": None, "AP75": None, "per_class": {"1": {"name": "a", "AP50": None}}
+        "protocol": "voc07", **dict.fromkeys(Voc().columns), "per_class": {"1": {"name": "a", "AP50": None}}
     }  # fmt: skip
 
 
@@ -163,3 +163,13 @@ def test_detections_that_do_not_fit():
 
 def test_thresholds():
     assert THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+def test_either_interpolation_beside_the_years_own() -> None:
+    data, found = random_case(7)
+    old, new = (Voc(year=year).score(data, found) for year in (2007, 2012))
+    assert old["AP50_11point"] == new["AP50_11point"] == old["AP50"]
+    assert old["AP50_area"] == new["AP50_area"] == new["AP50"] != old["AP50"]
+    weights = np.ones((len(data), 1))
+    for column in ("AP50_11point", "AP50_area"):
+        assert Voc().resampled(data, found, column, weights)[0] == pytest.approx(old[column])

@@ -12,6 +12,7 @@ from benchsuite.metrics.overlap import iou, owners, pairs
 from benchsuite.settings import Json
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+INTERPOLATIONS: dict[str, int | None] = {"AP50_11point": 11, "AP50_area": None}
 
 
 class Voc(Metric):
@@ -25,8 +26,12 @@ class Voc(Metric):
     The devkit measures pixels that boxes include, width xmax - xmin + 1. Boxes whose edges are coordinates, as our
     VOC reader gives (xmin - 1, ymin - 1, xmax, ymax), have that width as it is. `inclusive` adds the 1 for boxes that
     hold the first and the last pixel.
+
+    `AP50_11point` and `AP50_area` are AP50 by either interpolation, whatever the year: columns to stand beside the
+    protocol's own, never in its place.
     """
 
+    version: ClassVar[int] = 2
     of_classes: ClassVar[str] = "AP50"
     year: Literal[2007, 2012] = 2007
     inclusive: bool = False
@@ -38,20 +43,24 @@ class Voc(Metric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The mean over ten IoU thresholds, and AP at .5 and .75."""
-        return ("AP", "AP50", "AP75")
+        """The mean over ten IoU thresholds, AP at .5 and .75, and at .5 by either interpolation."""
+        return ("AP", "AP50", "AP75", *INTERPOLATIONS)
 
     @property
     def paired_columns(self) -> tuple[str, ...]:
-        """All three."""
+        """All of them."""
         return self.columns
 
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
         """Score `found`; `per_class` holds AP50."""
         found.check(data)
-        aps = self._averages(data, found, THRESHOLDS, np.ones((len(data), 1)))[:, :, 0]
-        numbers = {name: percent(mean(aps[list(_rows(name))].reshape(-1, 1))[0]) for name in self.columns}
-        return {"protocol": self.protocol, **numbers, "per_class": per_class(data, "AP50", map(percent, aps[0]))}
+        told, once = judged(data, found, THRESHOLDS, self.inclusive), np.ones((len(data), 1))
+        aps = {points: average_precisions(told, once, points)[:, :, 0] for points in INTERPOLATIONS.values()}
+        numbers = {
+            name: percent(mean(aps[self._points(name)][list(_rows(name))].reshape(-1, 1))[0]) for name in self.columns
+        }
+        classes = map(percent, aps[self._points("AP50")][0])
+        return {"protocol": self.protocol, **numbers, "per_class": per_class(data, "AP50", classes)}
 
     def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
         """The column in each draw of images."""
@@ -59,18 +68,17 @@ class Voc(Metric):
             return None
         found.check(data)
         thresholds = tuple(THRESHOLDS[row] for row in _rows(column))
-        return 100 * mean(self._averages(data, found, thresholds, weights))
+        told = judged(data, found, thresholds, self.inclusive)
+        return 100 * mean(average_precisions(told, weights, self._points(column)))
 
-    def _averages(self, data: DetectionSet, found: Found, thresholds: tuple[float, ...], weights: Floats) -> Floats:
-        """AP, 0–1, [T, K, R]."""
-        points = 11 if self.year == 2007 else None
-        return average_precisions(judged(data, found, thresholds, self.inclusive), weights, points)
+    def _points(self, column: str) -> int | None:
+        """How many recalls a column is interpolated at; None for the area."""
+        return INTERPOLATIONS.get(column, 11 if self.year == 2007 else None)
 
 
 def _rows(column: str) -> tuple[int, ...]:
     """Which thresholds a column is the mean over."""
-    every = range(len(THRESHOLDS))
-    return {"AP": tuple(every), "AP50": (0,), "AP75": (5,)}[column]
+    return {"AP": tuple(range(len(THRESHOLDS))), "AP75": (5,)}.get(column, (0,))
 
 
 def judged(data: DetectionSet, found: Found, thresholds: tuple[float, ...], inclusive: bool = False) -> Judged:
