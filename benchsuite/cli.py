@@ -384,7 +384,7 @@ def report(
     bench report -o report.html
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.recipe import available, heading
+    from benchsuite.recipe.shelf import available, heading
     from benchsuite.report.page import write
 
     page = file or out / "report.html"
