@@ -174,6 +174,7 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Equal bits from equal work on a GPU too, slower.")
     ] = False,
+    loaders: Annotated[int | None, typer.Option(help="Processes that make batches ahead, for each job.", min=0)] = None,
     executor: Annotated[Literal["local", "slurm"], typer.Option(help="Here, or on a cluster's nodes.")] = "local",
     partition: Annotated[str, typer.Option(help="Slurm: the partition.")] = "",
     gpus: Annotated[int, typer.Option(help="Slurm: GPUs a worker.", min=0)] = 0,
@@ -211,7 +212,7 @@ def run(
         return
     options = RunOptions(
         slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
-        execution=Execution(deterministic),
+        execution=Execution(deterministic, loaders),
     )  # fmt: skip
     outcome = run_plan(planned, kept, options)
     _print_json(outcome.form()) if as_json else outcome.show()

@@ -70,6 +70,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
                 "--checkpoint-every",
                 "--cpus",
                 "--deterministic",
+                "--loaders",
                 "--device",
                 "--executor",
                 "--force",

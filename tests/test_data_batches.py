@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.batches import Batches, EvalBatches, loader
@@ -89,6 +90,16 @@ def test_pure_function_of_seed_and_iteration(augment: tuple[Augment, ...], tmp_p
 def test_seeds_and_epochs_differ() -> None:
     shapes = {tuple(batches(seed=seed)[i].images.flatten().tolist()) for seed in range(3) for i in range(6)}
     assert len(shapes) > 12
+
+
+def test_batches_for_a_gpu_are_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's loader pins by a batch's own method, or else passes it on as it is, without a word."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    batch = batches()[0]
+    assert pin_memory(batch) is not batch
+    held = [value for value in vars(batch).values() if value is not None]
+    assert len(pinned) == len(held) == 6 and all(one is other for one, other in zip(pinned, held, strict=True))
 
 
 def test_workers_make_the_same_batches_and_leave_the_generator_alone() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchsuite.engine.job import Context
-from benchsuite.loops.device import Precision, arithmetic, autocast, fetch, peak_memory
+from benchsuite.data.batch import ImageBatch
+from benchsuite.engine.job import Context, Execution
+from benchsuite.loops.device import Precision, arithmetic, autocast, autotuner, fetch, peak_memory, tuned
 
 Switches = tuple[bool, bool, str, str]
 
@@ -50,6 +51,20 @@ def test_they_are_put_back_after_an_error(tmp_path: Path, before: Switches) -> N
 def test_only_bf16_computes_in_another_type(precision: Precision, dtype: str) -> None:
     with autocast("cpu", precision):
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_autotuner_is_on_where_a_shape_comes_again(tmp_path: Path, deterministic: bool) -> None:
+    context = Context(tmp_path, tmp_path, tmp_path, execution=Execution(deterministic=deterministic))
+    sides = [8, 16, 8, 8, 24, 16]
+    made = (ImageBatch(torch.zeros(1, 3, side, 8, dtype=torch.uint8)) for side in sides)
+    seen = [(batch.images.shape[2], torch.backends.cudnn.benchmark) for batch in tuned(made, context)]
+    again = [False, False, True, True, False, True]
+    assert seen == [(side, known and not deterministic) for side, known in zip(sides, again, strict=True)]
+    assert not torch.backends.cudnn.benchmark
+    with autotuner(context):
+        assert torch.backends.cudnn.benchmark is not deterministic
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_numbers_are_fetched_in_order_and_as_they_were() -> None:

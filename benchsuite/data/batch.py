@@ -20,6 +20,10 @@ class ImageBatch:
         """The same batch on `device`."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._held()})
 
+    def pin_memory(self) -> Self:
+        """The same batch where a GPU can fetch it without the host waiting; torch's DataLoader calls this."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._held()})
+
     def split(self, size: int) -> list[Self]:
         """The batch in parts of `size` images, the last one as short as need be."""
         names, held = zip(*self._held(), strict=True)

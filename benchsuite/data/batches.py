@@ -167,14 +167,15 @@ class EvalBatches(Dataset[Batch]):
         return self.samples.collate(indices, [self.samples.get(index) for index in indices])
 
 
-def loader(batches: Dataset[B], start: int, stop: int, workers: int = 0) -> Iterator[B]:
-    """Batches `start` to `stop - 1` in order, made ahead by `workers` processes; 0 makes them here.
+def loader(batches: Dataset[B], start: int, stop: int, workers: int = 0, device: str = "cpu") -> Iterator[B]:
+    """Batches `start` to `stop - 1` in order, made ahead by `workers` processes, in pinned memory where they are for a
+    GPU; 0 makes them here.
 
     The global generator is left alone. A daemonic process must keep to 0: it may not start others.
     """
     if not workers:
         return (batches[iteration] for iteration in range(start, stop))
-    made = _ahead(batches, start, stop, workers)
+    made = _ahead(batches, start, stop, workers, pinned=device != "cpu")
     return (_or_raise(batch) for batch in made)
 
 
@@ -197,13 +198,14 @@ def _or_raise(batch: "B | BenchError") -> B:
     return batch
 
 
-def _ahead(batches: Dataset[B], start: int, stop: int, workers: int) -> "Iterator[B | BenchError]":
+def _ahead(batches: Dataset[B], start: int, stop: int, workers: int, pinned: bool) -> "Iterator[B | BenchError]":
     return iter(
         DataLoader(
             _Told(batches),
             batch_size=None,
             sampler=range(start, stop),
             num_workers=workers,
+            pin_memory=pinned,
             generator=torch.Generator(),
             multiprocessing_context="fork",  # shares the memory-mapped cache
         )

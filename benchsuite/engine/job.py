@@ -45,9 +45,11 @@ class Execution:
     """How jobs are done, where that is the user's choice of the moment: it enters no key.
 
     deterministic  equal work gives equal bits on a GPU too, at some cost; on a CPU it does in any case
+    loaders        processes that make batches ahead; None leaves it to the job
     """
 
     deterministic: bool = False
+    loaders: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
 
@@ -59,6 +59,27 @@ def _tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
+def autotuner(context: Context) -> Iterator[None]:
+    """Let cuDNN try its algorithms on each new shape and keep the fastest; not where equal bits are asked for, as it
+    chooses by the clock."""
+    torch.backends.cudnn.benchmark = not context.execution.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def tuned(batches: Iterable[B], context: Context) -> Iterator[B]:
+    """The batches, with `autotuner` for those as large as one before: trying pays only where a shape comes again."""
+    seen = set[torch.Size]()
+    for batch in batches:
+        shape = batch.images.shape
+        with autotuner(context) if shape in seen else nullcontext():
+            yield batch
+        seen.add(shape)
 
 
 def autocast(device: str, precision: Precision) -> torch.autocast:

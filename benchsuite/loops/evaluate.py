@@ -13,7 +13,7 @@ from benchsuite.data.batch import ImageBatch
 from benchsuite.data.batches import loader
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import Interrupted
-from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model, tuned
 
 B = TypeVar("B", bound=ImageBatch)
 R = TypeVar("R")
@@ -45,7 +45,7 @@ def evaluate(
     network.eval()
     out_of_memory = memory(f"{doing} on {context.device}", cure)
     with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
-        for batch in loader(batches, 0, count, workers):
+        for batch in tuned(loader(batches, 0, count, workers, context.device), context):
             if context.stop():
                 raise Interrupted(f"{doing} stopped after batch {len(kept)} of {count}; run it again")
             placed = place(batch, context.device, channels_last)

@@ -16,7 +16,7 @@ from pydantic import Field
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.loops.device import Precision, arithmetic, autocast, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, autotuner, memory, place, place_model
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.settings import Json, Settings
@@ -114,7 +114,6 @@ def time_detector(
     `fps`, images a second by `latency_ms`; `detections` of an image, on average, that post-processing had to do with.
     And `samples.json`: every single time, and which images they are of. What they were taken under goes on record.
     """
-    context.ran_under.update(conditions(context.device))
     place_model(detector, context.device, timing.channels_last)
     detector.eval()
     placed = [place(batch, context.device, timing.channels_last) for batch in batches]
@@ -130,7 +129,8 @@ def time_detector(
 
     height, width = placed[0].images.shape[-2:]
     out_of_memory = memory(f"timing {timing.batch} of {height}x{width}", "lower timing.batch or the input")
-    with out_of_memory, arithmetic(context, timing.precision):
+    with out_of_memory, arithmetic(context, timing.precision), autotuner(context):
+        context.ran_under.update(conditions(context.device))
         passes, latencies = interleaved((forward, whole), context.device, timing.warmup, timing.repeats)
         found = [int((whole(number).labels >= 0).sum()) for number in range(min(len(placed), timing.repeats))]
     detections = sum(found) / sum(len(batch.images) for batch in placed[: len(found)])

@@ -26,7 +26,7 @@ from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, arithmetic, autocast, fetch, lag, memory, place, place_model
+from benchsuite.loops.device import Precision, arithmetic, autocast, fetch, lag, memory, place, place_model, tuned
 from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.models.detector import Trainable
 from benchsuite.settings import Json, Settings
@@ -102,7 +102,8 @@ def train(
     run = Run(network, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure), arithmetic(context, solver.precision):
-        for batch in run.pace.waiting(loader(batches, run.done, solver.iterations, workers)):
+        made = loader(batches, run.done, solver.iterations, workers, context.device)
+        for batch in tuned(run.pace.waiting(made), context):
             if context.stop():
                 run.save()
                 raise Interrupted(f"training stopped after iteration {run.done} of {solver.iterations}; it is kept")

@@ -60,5 +60,8 @@ class Pipeline(Part):
 
 
 def loaders(context: Context) -> int:
-    """Processes that make batches ahead: none on a CPU, whose cores are busy with the model, else a few."""
+    """Processes that make batches ahead: as the user says, or none on a CPU, whose cores are busy with the model, else
+    a few."""
+    if context.execution.loaders is not None:
+        return context.execution.loaders
     return 0 if context.device == "cpu" else min(8, context.threads - 1)
