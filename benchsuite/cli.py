@@ -299,7 +299,7 @@ def plot(
         if name == "detections":
             files = [plot_detections(planned, kept, out, images, form, threshold)]
         else:
-            files = [plot_probe(name, planned, kept, out, image, form)]
+            files = plot_probe(name, planned, kept, out, image, form)
     else:
         files = plot_results(load_recipe(name), tier, figure, out, form)
     for file in files:

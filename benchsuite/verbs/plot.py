@@ -1,10 +1,12 @@
 """What a run left in the store, taken out again for a picture."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.disk import outgoing
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run_jobs
@@ -35,8 +37,9 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
     return save_figure(figure, folder / f"{_name(plan)}.detections.{form}")
 
 
-def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int, form: str) -> Path:
-    """Look at one image of the row's val split with its trained model, and draw what was found.
+def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int, form: str) -> list[Path]:
+    """Look at one image of the row's val split with its trained model, and draw what was found; the arrays themselves
+    lie beside the picture, as safetensors.
 
     InputError where no probe makes such a picture, the row was not trained, or its model has nothing of the kind.
     """
@@ -50,7 +53,11 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
         raise InputError(failure.message)
     file = store.verified(job.key).path("arrays.safetensors")
     figure = probed.draw(picture, file, f"{_title(plan, val.name, seed)}, image {image}")
-    return save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
+    drawn = save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
+    arrays = drawn.with_suffix(".safetensors")
+    with outgoing(arrays) as scratch:
+        shutil.copyfile(file, scratch)
+    return [drawn, arrays]
 
 
 def detection_of(plan: Plan) -> tuple[Detection, int]:

@@ -21,22 +21,22 @@ def draw(arrays: Arrays, title: str) -> Figure:
     with style():
         height = WIDTH / across * image.shape[0] / image.shape[1]
         figure = Figure(figsize=(WIDTH, down * (height + 0.13) + 0.5), dpi=300, layout="constrained")
-        headline(figure, f"{title}: attention of the cells behind the best detections")
+        headline(figure, f"{title}: attention behind the best detections")
         panels = figure.subplots(down, across, squeeze=False)
         for place, row in enumerate(panels[:-1]):
             row[0].imshow(image)
             _box(row[0], boxes[place])
-            row[0].set_title(f"score {float(arrays['scores'][place]):.2f}", fontsize=6)
+            origin = int(arrays["levels"][place])
+            row[0].set_title(f"score {float(arrays['scores'][place]):.2f}, level {origin}", fontsize=6, weight="normal")
             for axes, level in zip(row[1:], levels, strict=True):
-                own = int(arrays["levels"][place]) == level
                 _overlay(axes, grey, arrays[f"attention_{level}"][place].astype(np.float32))
                 _query(axes, arrays[f"cells_{level}"][place], arrays[f"mean_{level}"].shape, image.shape)
-                axes.set_title(f"level {level}{', its own' if own else ''}", fontsize=6, weight="bold" if own else None)
+                axes.set_title(f"level {level}", fontsize=6, weight="bold" if level == origin else "normal")
         panels[-1, 0].imshow(image)
-        panels[-1, 0].set_title("mean over all cells", fontsize=6)
+        panels[-1, 0].set_title("mean over all cells", fontsize=6, weight="normal")
         for axes, level in zip(panels[-1, 1:], levels, strict=True):
             _overlay(axes, grey, arrays[f"mean_{level}"].astype(np.float32))
-            axes.set_title(f"level {level}", fontsize=6)
+            axes.set_title(f"level {level}", fontsize=6, weight="normal")
         for axes in panels.flat:
             crop(axes, image)
     return figure
