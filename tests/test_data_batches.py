@@ -23,6 +23,7 @@ from benchsuite.data.transforms import (
     Jitter,
     PhotometricDistort,
     ShortSide,
+    ShortSides,
     ZoomOut,
 )
 from benchsuite.errors import InputError
@@ -100,6 +101,26 @@ def test_batches_for_a_gpu_are_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> 
     assert pin_memory(batch) is not batch
     held = [value for value in vars(batch).values() if value is not None]
     assert len(pinned) == len(held) == 6 and all(one is other for one, other in zip(pinned, held, strict=True))
+
+
+AUGMENTS = [(), (Flip(), Jitter(low=0.7, high=1.3)), (ShortSides(sides=(16, 28), long=36),), SSD]
+
+
+@pytest.mark.parametrize("resize", [RESIZE, Fixed(height=32, width=48)], ids=["short side", "fixed"])
+@pytest.mark.parametrize("augment", AUGMENTS, ids=["none", "jitter", "sides", "ssd"])
+def test_no_batch_is_larger_than_the_largest(augment: tuple[Augment, ...], resize: Input) -> None:
+    made = batches(augment, batch=3, resize=resize)
+    largest, others = made.largest(), [made[index] for index in range(40)]
+    for side in (2, 3):
+        assert largest.images.shape[side] >= max(batch.images.shape[side] for batch in others)
+    assert largest.boxes.shape[1] == max(batch.boxes.shape[1] for batch in others) > 1
+    assert len(largest.images) == 3 and (largest.labels >= 0).all()
+    assert (largest.boxes[..., 2:] >= largest.boxes[..., :2]).all()
+    if not augment:
+        assert largest.images.shape[2:] == (
+            max(b.images.shape[2] for b in others),
+            max(b.images.shape[3] for b in others),
+        )
 
 
 def test_workers_make_the_same_batches_and_leave_the_generator_alone() -> None:

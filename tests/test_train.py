@@ -480,6 +480,35 @@ def test_not_finite_stops_within_two_steps_and_comes_into_no_checkpoint(
     assert lines == list(range(1, at + 1))
 
 
+def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, rehearsed = context(tmp_path / "straight"), context(tmp_path / "rehearsed")
+    run(straight, solver())
+    monkeypatch.setattr(training, "limited", lambda device: True)
+    torch.manual_seed(0)
+    asked: list[int] = []
+
+    def largest() -> Batch:
+        asked.append(1)
+        return Fakes(images=9)[0]
+
+    train(Tiny(), Fakes(), solver(), rehearsed, 1, largest=largest)
+    assert asked == [1] and same(straight, rehearsed)
+
+
+def test_too_little_memory_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Large(Tiny):
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
+            if len(batch.images) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().losses(batch)
+
+    monkeypatch.setattr(training, "limited", lambda device: True)
+    seen: list[Progress] = []
+    with pytest.raises(BenchError, match=r"training on cpu: out of memory; lower solver\.micro_batch"):
+        train(Large(), Fakes(), solver(), context(tmp_path, report=seen.append), 1, largest=lambda: Fakes(images=5)[0])
+    assert not seen
+
+
 class Hungry(Tiny):
     def __init__(self, error: Exception) -> None:
         super().__init__()

@@ -42,6 +42,7 @@ class Samples:
         self, data: DetectionSet, resize: Input, augment: Sequence[Augment], cache: Path | None, masks: bool = False
     ) -> None:
         self.data, self.resize = data, resize
+        self.augment = tuple(augment)
         self.before, self.after = split_at_resize(augment)
         if masks and (lost := [part.kind() for part in augment if not part.masks]):
             raise InputError(f"augment: masks cannot follow {lost[0]}; leave it out, or choose a model of boxes")
@@ -126,6 +127,26 @@ class Batches(Dataset[Batch]):
 
     def __len__(self) -> int:
         return self.iterations
+
+    def largest(self) -> Batch:
+        """A batch as large as one can get: the highest and the widest image in it, each with as many boxes as any has.
+        Noise and made-up boxes: nothing is read."""
+        samples, generator = self.samples, torch.Generator().manual_seed(0)
+        nominal = samples.resize.nominal
+        # what is drawn before the resize may be of any shape
+        sizes = (
+            [nominal, nominal[::-1]] if samples.before else np.unique(samples.data.sizes[self.usable], axis=0).tolist()
+        )
+        frames = [samples.resize.target(*size) for size in sizes]
+        for augment in samples.augment:
+            frames = [augment.bound(*frame) for frame in frames]
+        height, width = np.array(frames).max(axis=0).tolist()
+        most = int(np.add.reduceat(samples.kept, samples.data.offsets[self.usable]).max())
+        corners = torch.rand(2, most, 2, generator=generator).sort(dim=0).values * torch.tensor([width, height])
+        masks = None if samples.masks is None else torch.ones(most, GRID, GRID, dtype=torch.bool)
+        image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+        sample = Sample(image, corners.movedim(0, 1).flatten(1), torch.zeros(most, dtype=torch.int64), masks)
+        return samples.collate([int(self.usable[0])] * self.batch, [sample] * self.batch)
 
     @property
     def per_epoch(self) -> int:

@@ -5,6 +5,7 @@ seed that is a pure function of (seed, epoch, index) and puts the generator back
 """
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,10 @@ class Augment(Part):
     def build(self) -> v2.Transform:
         """A transform of {"image": Image, "boxes": BoundingBoxes, "labels": Tensor}, and "masks": BoxMasks."""
 
+    def bound(self, height: int, width: int) -> tuple[int, int]:
+        """The largest height and width that may come of a resized image's."""
+        return height, width
+
 
 class Flip(Augment):
     """Mirrors left and right with probability `p`."""
@@ -162,6 +167,10 @@ class Jitter(Augment):
             raise ValueError(f"high {self.high} is less than low {self.low}; swap them")
         return self
 
+    def bound(self, height: int, width: int) -> tuple[int, int]:
+        """Both sides times `high`."""
+        return math.ceil(self.high * height), math.ceil(self.high * width)
+
     def build(self) -> v2.Transform:
         """The transform below."""
         return UniformScale(self.low, self.high)
@@ -173,6 +182,11 @@ class ShortSides(Augment):
     masks: ClassVar[bool] = True
     sides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     long: int = Field(ge=1)
+
+    def bound(self, height: int, width: int) -> tuple[int, int]:
+        """At the largest of `sides`."""
+        wanted = ShortSide(short=min(max(self.sides), self.long), long=self.long)
+        return wanted.target(height, width)
 
     def build(self) -> v2.Transform:
         """torchvision's, on images as `Input` has resized them."""

@@ -112,6 +112,11 @@ def lag(device: str) -> int:
     return 0 if torch.device(device).type == "cpu" else 1
 
 
+def limited(device: str) -> bool:
+    """Whether an error tells of memory that runs out, so that one can try: a GPU's does, a CPU's process is killed."""
+    return torch.device(device).type != "cpu"
+
+
 def peak_memory(device: str) -> int:
     """Bytes held at most so far: of the GPU by tensors, else of the computer by this process."""
     if torch.device(device).type == "cuda":

@@ -11,7 +11,7 @@ import shutil
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -26,7 +26,18 @@ from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision, arithmetic, autocast, fetch, lag, memory, place, place_model, tuned
+from benchsuite.loops.device import (
+    Precision,
+    arithmetic,
+    autocast,
+    fetch,
+    lag,
+    limited,
+    memory,
+    place,
+    place_model,
+    tuned,
+)
 from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.models.detector import Trainable
 from benchsuite.settings import Json, Settings
@@ -85,8 +96,10 @@ def train(
     seed: int,
     workers: int = 0,
     start: int = 0,
+    largest: Callable[[], B] | None = None,
 ) -> None:
-    """Train `network` in place from iteration `start` on; `batches[i]` is the batch of iteration i.
+    """Train `network` in place from iteration `start` on; `batches[i]` is the batch of iteration i. `largest` makes one
+    as large as they get, to learn at once, not after hours, whether a GPU's memory suffices.
 
     Leaves in `context.folder`: `weights.safetensors` (parameters and buffers), `log.jsonl`, `metrics.json` and, apart
     because it never repeats, `timing.json`. Checkpoints every `context.checkpoint_every` iterations into
@@ -102,6 +115,8 @@ def train(
     run = Run(network, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
     with memory(f"training on {context.device}", cure), arithmetic(context, solver.precision):
+        if largest is not None and limited(context.device):
+            run.rehearse(largest())
         made = loader(batches, run.done, solver.iterations, workers, context.device)
         for batch in tuned(run.pace.waiting(made), context):
             if context.stop():
@@ -140,6 +155,15 @@ class Run(Generic[B]):
             self.restore()
         self.log = Log(context.partial / "log.jsonl", self.done, solver.iterations)
         self.pace, self.started = Pace(context.device), time.perf_counter()
+
+    def rehearse(self, batch: B) -> None:
+        """The gradients of a batch, which are then forgotten: for what memory it takes."""
+        kept = {name: value.clone() for name, value in self.network.named_buffers()}
+        self.backward(place(batch, self.context.device, self.solver.channels_last))
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for name, value in self.network.named_buffers():
+                value.copy_(kept[name])
 
     def step(self, batch: B, seed: int) -> None:
         """One iteration: gradients of the whole batch, clipped and applied; then what an earlier step measured."""

@@ -86,7 +86,7 @@ class Train(Job):
         if self.start is not None:
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
             start = self.start.solver.iterations
-        train(detector, batches, solver, context, self.seed, loaders(context), start)
+        train(detector, batches, solver, context, self.seed, loaders(context), start, batches.largest)
 
     def build(self, num_classes: int, context: Context) -> Detector:
         """The detector as its training starts, before `start`; a paper's training may take weights from elsewhere."""
