@@ -128,11 +128,30 @@ def test_decoder_is_its_formula() -> None:
         torch.testing.assert_close(level, smooth(expected))
 
 
+def test_other_readings_of_the_decoder() -> None:
+    """Each switch against its formula."""
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 12, 12), torch.randn(2, 5, 6, 6), torch.randn(2, 5, 3, 3)]
+
+    def built(**changes: Any) -> Any:
+        return EncoderDecoder(levels=3, channels=8, **changes).build((5, 5, 5), (8, 16, 32))
+
+    assert built(down="every-other")(maps)[-1].shape[2:] == (2, 2), "FPN's makes 2 cells of 3"
+    wide = built(lateral=3)
+    assert [conv.kernel_size for conv, *_ in wide.laterals] == [(3, 3)] * 3
+    neck = built(passes="P")
+    top = neck.smooth[2](neck.laterals[2](maps[2]))
+    middle = neck.laterals[1](maps[1]) + neck.ups[0](interpolate(top, (6, 6), mode="bilinear"))
+    found = neck(maps)
+    torch.testing.assert_close(found[1], neck.smooth[1](middle))
+    torch.testing.assert_close(found[3], neck.smooth[3](max_pool2d(top, 2)))
+
+
 def test_decoder_refuses() -> None:
     with pytest.raises(InputError, match="the backbone alone gives 3; raise it"):
         EncoderDecoder(levels=2).build((8, 8, 8), (8, 16, 32))
     neck = EncoderDecoder(levels=2, channels=4).build((4, 4), (8, 16))
-    with pytest.raises(InputError, match="leave a map of one cell to halve; enlarge the input"):
+    with pytest.raises(InputError, match="leave one cell to halve; enlarge the input"):
         neck([torch.zeros(2, 4, 2, 2), torch.zeros(2, 4, 1, 1)])
     one = [torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 2, 2)]
     with pytest.raises(InputError, match=r"solver\.batch: BatchNorm needs more than one image"):
@@ -216,6 +235,21 @@ def test_gradients_through_offsets(row: str) -> None:
     randomised(detached.offsets)
     passed, learnt = gradients(detached)
     assert passed == 0 and learnt > 0
+
+
+def test_other_readings_of_apm_and_offsets() -> None:
+    """A prior, shared APMs, offsets that do not start at 0, clipped anchors."""
+    rare = detector("cr", scoring={"prior": 0.01})
+    assert all(apm.score.bias.sigmoid().sub(0.01).abs().max() < 1e-6 for apm in rare.apms)
+    shared, own = detector("cr", apm_shared=True), detector("cr")
+    assert len({id(apm) for apm in shared.apms}) == 2, "one for six anchors a cell, one for four"
+    assert parameters(own) - parameters(shared) == (8 * 9 + 1) * 5 * (6 + 4)
+    assert fam("full").offsets.shape.weight.abs().max() == 0
+    random = detector("full", alignment={"kind": "padet.Disentangled", "std": 0.01}).heads[0].fam
+    assert 0 < random.offsets.shape.weight.std() < 0.02
+    base = settings("base").anchors
+    clipped = grid(base.model_copy(update={"clip": True}), (8, 4, 2, 1), SIDE)
+    assert torch.equal(clipped, grid(base, (8, 4, 2, 1), SIDE).clamp(0, SIDE))
 
 
 def test_without_alignment_the_same_convolution_or_none() -> None:

@@ -10,6 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import Anchors, Shape
+from benchsuite.settings import Switch
 
 Ratios = tuple[PositiveFloat, ...]
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
@@ -24,13 +25,13 @@ class DefaultBoxes(Anchors):
     ratios  those beside 1, for each level
     steps   distance of the cells' centres in pixels of the input, one a level: cell i is centred at (i + ½) · step.
             Without them the cells divide the input evenly: (i + ½) / cells
-
-    choice: nothing is clipped to the image (so Caffe's SSD); torchvision's clips by default.
+    clip    cut at the edges of the input. choice: nothing is (so Caffe's SSD); torchvision cuts by default
     """
 
     scales: Scales
     ratios: Annotated[tuple[Ratios, ...], Field(min_length=1)]
     steps: Steps | None = None
+    clip: Switch = None
 
     @model_validator(mode="after")
     def _one_a_level(self) -> Self:
@@ -67,6 +68,9 @@ class DefaultBoxes(Anchors):
         one = torch.empty(())  # neither images nor maps are looked at, but for their shapes
         images = ImageList(one.expand(1, 3, *frame), [frame])
         boxes: Tensor = generator(images, [one.expand(1, 1, *shape) for shape in maps])[0]
+        if self.clip:
+            height, width = frame
+            return boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
         return boxes
 
 

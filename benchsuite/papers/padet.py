@@ -14,13 +14,14 @@ and X_s [B, 2A, H, W] the dx, dy and the dw, dh of x as maps. Of the head: c [B,
 background, t [B, N, 4] the box.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import deform_conv2d
@@ -40,7 +41,7 @@ from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.vgg import Vgg
 from benchsuite.papers.padet_decoder import EncoderDecoder, cbr, msra
 from benchsuite.papers.padet_matching import Counts, Matched, drop, match
-from benchsuite.settings import Part, Settings
+from benchsuite.settings import Part, Settings, Switch
 
 KERNEL = 9
 """K of section 3.2: the points of a 3×3 kernel."""
@@ -53,7 +54,6 @@ the second 1 is its geometric mean of two scales, nothing is clipped."""
 
 def predictor(in_channels: int, channels: int) -> nn.Conv2d:
     """The 3×3 convolution that predicts something at every cell."""
-    # choice: bias 0, no prior: p starts near ½, where θ = 0.01 drops nothing yet.
     return msra(nn.Conv2d(in_channels, channels, 3, padding=1))
 
 
@@ -62,9 +62,13 @@ def predictor(in_channels: int, channels: int) -> nn.Conv2d:
 
 class Scoring(Settings):
     """APM_C: every anchor's chance to be positive. `threshold` is θ: what falls below it is no detection, and as a
-    negative not learnt from."""
+    negative not learnt from.
+
+    choice: p starts at `prior`, ½, where θ drops nothing yet; RetinaNet's 0.01 would drop half of all from the start.
+    """
 
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class Adjustment(Settings):
@@ -76,7 +80,10 @@ class Apm(nn.Module):
 
     def __init__(self, channels: int, anchors: int, scoring: Scoring | None, adjustment: Adjustment | None) -> None:
         super().__init__()
-        self.score = None if scoring is None else predictor(channels, anchors)
+        self.score = None
+        if scoring is not None:
+            self.score = predictor(channels, anchors)
+            nn.init.constant_(self.score.get_parameter("bias"), math.log(scoring.prior / (1 - scoring.prior)))
         self.adjust = None if adjustment is None else predictor(channels, 4 * anchors)
 
     @override
@@ -89,15 +96,28 @@ class Apm(nn.Module):
 
 
 class Offsets(Part):
-    """Slot: what the offsets ΔD of the deformable convolution are learnt from (fig. 5), shared by a cell's anchors."""
+    """Slot: what the offsets ΔD of the deformable convolution are learnt from (fig. 5), shared by a cell's anchors.
+
+    choice: its convolutions start at 0, so that the FAM starts as an ordinary one; or from N(0, `std`²).
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.papers",)
     guided: ClassVar[bool] = True
+    std: NonNegativeFloat = 0.0
 
     @abstractmethod
     def build(self, channels: int, anchors: int) -> nn.Module:
         """What maps features [B, C, H, W] and x [B, 4A, H, W] to offsets [B, 2K, H, W]: dy, dx of each point of the
         kernel, row by row, in cells."""
+
+    def conv(self, in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+        """F or G, which keeps the map's size."""
+        # The generator is put back, so that a seed gives all rows of a table the same weights in the same layers.
+        with torch.random.fork_rng(devices=()):
+            conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+            nn.init.normal_(conv.weight, std=self.std)
+        nn.init.zeros_(conv.get_parameter("bias"))
+        return conv
 
 
 class Implicit(Offsets):
@@ -107,7 +127,7 @@ class Implicit(Offsets):
 
     @override
     def build(self, channels: int, anchors: int) -> "ImplicitOffsets":
-        return ImplicitOffsets(channels)
+        return ImplicitOffsets(self.conv(channels, 2 * KERNEL, 3))
 
 
 class Guided(Offsets):
@@ -116,10 +136,6 @@ class Guided(Offsets):
 
     kernel: Literal[1, 3] = 1
     detach: bool = False
-
-    def conv(self, in_channels: int, out_channels: int) -> nn.Conv2d:
-        """F or G."""
-        return still(in_channels, out_channels, self.kernel)
 
     def split(self, adjusted: Tensor) -> tuple[Tensor, Tensor]:
         """X_l and X_s [B, 2A, H, W] of x [B, 4A, H, W], whose channels are (dx, dy, dw, dh) of each anchor."""
@@ -146,22 +162,12 @@ class Disentangled(Guided):
         return DisentangledOffsets(self, anchors)
 
 
-def still(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
-    """A convolution that starts at 0 (choice): the FAM starts as an ordinary convolution."""
-    # The generator is put back, so that a seed gives all rows of a table the same weights in the same layers.
-    with torch.random.fork_rng(devices=()):
-        conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
-    return conv
-
-
 class ImplicitOffsets(nn.Module):
     """F(X)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.conv = still(channels, 2 * KERNEL, 3)
+        self.conv = conv
 
     @override
     def forward(self, features: Tensor, adjusted: Tensor | None) -> Tensor:
@@ -175,7 +181,7 @@ class ExplicitOffsets(nn.Module):
     def __init__(self, settings: Explicit, anchors: int) -> None:
         super().__init__()
         self.settings = settings
-        self.conv = settings.conv((4 if settings.of == "both" else 2) * anchors, 2 * KERNEL)
+        self.conv = settings.conv((4 if settings.of == "both" else 2) * anchors, 2 * KERNEL, settings.kernel)
 
     @override
     def forward(self, features: Tensor, adjusted: Tensor) -> Tensor:
@@ -191,8 +197,8 @@ class DisentangledOffsets(nn.Module):
     def __init__(self, settings: Disentangled, anchors: int) -> None:
         super().__init__()
         self.settings = settings
-        self.location = settings.conv(2 * anchors, 2)
-        self.shape = settings.conv(2 * anchors, 2 * KERNEL)
+        self.location = settings.conv(2 * anchors, 2, settings.kernel)
+        self.shape = settings.conv(2 * anchors, 2 * KERNEL, settings.kernel)
 
     @override
     def forward(self, features: Tensor, adjusted: Tensor) -> Tensor:
@@ -271,6 +277,7 @@ class PADet(Model):
     unaligned         what stands where the FAM does not. choice: the same convolution without offsets, so that rows of
                       Tables 1 and 2 differ in offsets only; "identity" leaves it out
     unaligned_levels  how many of the coarsest levels have no FAM (sec. 3.3)
+    apm_shared        levels with as many anchors share an APM. choice: none does, as none shares a detection head
     """
 
     backbone: Backbone = Vgg(levels=("conv4", "conv5"))
@@ -283,6 +290,7 @@ class PADet(Model):
     alignment: Offsets | None = None
     unaligned: Literal["conv", "identity"] = "conv"
     unaligned_levels: Annotated[int, Field(ge=0)] = 2
+    apm_shared: Switch = None
     classification: ClassLoss = Softmax()
     bbox_regression: BoxLoss = SmoothL1(beta=1.0)
 
@@ -313,13 +321,14 @@ class PADetDetector(Detector):
         self.per_cell = settings.anchors.per_cell(len(self.neck.strides))
         levels = list(zip(self.neck.channels, self.per_cell, strict=True))
         aligned = len(levels) - settings.unaligned_levels
-        # choice: no weights are shared by levels.
         self.heads = nn.ModuleList(
             LevelHead(settings, level < aligned, width, count, self.outputs)
             for level, (width, count) in enumerate(levels)
         )
         # Last, as rows differ in it: they keep the same weights before it.
-        self.apms = nn.ModuleList(Apm(width, count, settings.scoring, settings.adjustment) for width, count in levels)
+        apms = [Apm(width, count, settings.scoring, settings.adjustment) for width, count in levels]
+        of_count = dict(zip(self.per_cell, apms, strict=True))
+        self.apms = nn.ModuleList([of_count[count] for count in self.per_cell] if settings.apm_shared else apms)
         self.counts = Counts()
 
     @override
