@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import override
 
 from benchsuite.data.cocofile import classes_of, file_fingerprint, read, segmented
 from benchsuite.data.dataset import DetectionData, DetectionSet
@@ -49,8 +50,8 @@ class Coco(DetectionData):
         """Whether an annotation has a segmentation."""
         return segmented(self._found()[0])
 
+    @override
     def open(self) -> DetectionSet:
-        """Read and check the annotations."""
         return checked(self.raw())
 
     def raw(self) -> Raw:
@@ -112,8 +113,8 @@ class File(DetectionData):
         """Whether an annotation has a segmentation."""
         return segmented(self._found()[0])
 
+    @override
     def open(self) -> DetectionSet:
-        """Read and check the annotations."""
         return checked(self.raw())
 
     def raw(self) -> Raw:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from typing_extensions import override
 
 from benchsuite.data.classification import ClassificationData
 from benchsuite.data.dataset import DetectionData, DetectionSet
@@ -48,16 +49,16 @@ class DetectionSubset(Subset, DetectionData):
     of: DetectionData
 
     @property
+    @override
     def annotated(self) -> bool:
-        """As the whole dataset."""
         return self.of.annotated
 
+    @override
     def has_masks(self) -> bool:
-        """As the whole dataset."""
         return self.of.has_masks()
 
+    @override
     def open(self) -> DetectionSet:
-        """Read the annotations."""
         return replace(take(self.of.open(), self.limit), name=self.name)
 
 
@@ -67,21 +68,21 @@ class DifficultToo(DetectionData):
     of: DetectionData
 
     @property
+    @override
     def name(self) -> str:
-        """As the dataset."""
         return self.of.name
 
     @property
+    @override
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
         return self.of.classes
 
     def fingerprint(self) -> str:
         """As the dataset; the key tells them apart by `kind`."""
         return self.of.fingerprint()
 
+    @override
     def has_masks(self) -> bool:
-        """As the dataset."""
         return self.of.has_masks()
 
     def open(self) -> DetectionSet:
@@ -102,17 +103,17 @@ class FirstOnDisk(DetectionData, ClassificationData):
         return first_on_disk(handler(value).of)
 
     @property
+    @override
     def name(self) -> str:
-        """Of the first."""
         return self.of[0].name
 
     @property
+    @override
     def classes(self) -> tuple[str, ...]:
-        """Of the first."""
         return self.of[0].classes
 
+    @override
     def fingerprint(self) -> str:
-        """Of the first."""
         return self.of[0].fingerprint()
 
     def open(self) -> NoReturn:
@@ -130,7 +131,7 @@ class DetectionSplits(Splits[DetectionData]):
 
     train_difficult: Switch = None
 
+    @override
     def cut(self, split: str) -> DetectionData:
-        """The split as it is used."""
         data = super().cut(split)
         return DifficultToo(of=data) if split == "train" and self.train_difficult else data

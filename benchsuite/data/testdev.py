@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import override
 
 from benchsuite.data.coco import CLASSES
 from benchsuite.data.cocofile import names_in, read
@@ -19,8 +20,8 @@ class TestDev(DetectionData):
     folder: Path | None = Field(None, exclude=True)
 
     @property
+    @override
     def name(self) -> str:
-        """Shown on results."""
         return "coco test-dev2017"
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 (the field's name for it)
+from typing_extensions import override
 
 from benchsuite.settings import Part
 
@@ -171,8 +172,8 @@ class Jitter(Augment):
         """Both sides times `high`."""
         return math.ceil(self.high * height), math.ceil(self.high * width)
 
+    @override
     def build(self) -> v2.Transform:
-        """The transform below."""
         return UniformScale(self.low, self.high)
 
 
@@ -241,8 +242,8 @@ class IoUCrop(Augment):
     reframes: ClassVar[bool] = True
     smallest: float = Field(0.3, gt=0, le=1)
 
+    @override
     def build(self) -> v2.Transform:
-        """The transform below."""
         return CropOrWhole(self.smallest)
 
 

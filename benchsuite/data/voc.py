@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
@@ -77,8 +78,8 @@ class Voc(DetectionData):
         """Hash of the annotations of the listed images, and of the images' names and sizes."""
         return _fingerprint(tuple((folder, listed(file)) for folder, file in self._found()))
 
+    @override
     def open(self) -> DetectionSet:
-        """Read and check the annotations."""
         return checked(self.raw())
 
     def raw(self) -> Raw:

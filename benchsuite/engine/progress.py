@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from typing_extensions import override
+
 from benchsuite.engine.job import Job, Progress
 
 if TYPE_CHECKING:
@@ -114,8 +116,8 @@ class Lines(Reporter):
         self.stream = stream or sys.stderr
         self.said: dict[str, tuple[float, int]] = {}
 
+    @override
     def started(self, job: Job, device: str) -> None:
-        """One line."""
         super().started(job, device)
         self.said[job.key] = (time.monotonic(), 0)
         self.note(f"[{self.settled}/{self.total}] start {self.names[job.key]} on {device}")
@@ -130,15 +132,15 @@ class Lines(Reporter):
             self.said[job.key] = (now, progress.done)
             self.note(f"{self.names[job.key]}: {self._describe(job, progress)}")
 
+    @override
     def finished(self, job: Job, status: str, seconds: float, message: str) -> None:
-        """One line."""
         super().finished(job, status, seconds, message)
         left = self.left() if self.waiting or self.running else None
         ahead = f", {clock(left)} left" if left else ""
         self.note(self._closing(job, status, seconds, message) + ahead)
 
+    @override
     def note(self, text: str) -> None:
-        """One line."""
         print(text, file=self.stream, flush=True)
 
     def _describe(self, job: Job, progress: Progress) -> str:

@@ -13,6 +13,7 @@ from pycocotools import coco as reference
 from pycocotools import cocoeval as reference_eval
 from pycocotools import mask as reference_mask
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionSet, Masks
 from benchsuite.metrics.coco_matching import THRESHOLDS, judged, rles
@@ -100,8 +101,8 @@ class Coco(Metric):
         return tuple(cuts(self.limits))
 
     @property
+    @override
     def paired_columns(self) -> tuple[str, ...]:
-        """All of them."""
         return self.columns
 
     @property
@@ -120,8 +121,8 @@ class Coco(Metric):
         evaluate = with_hotcoco if self.evaluator == "hotcoco" else with_pycocotools
         return evaluate(data, found, self.truth(data), self.areas, self.limits)
 
+    @override
     def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
-        """The column in each draw of images."""
         cut = cuts(self.limits).get(column)
         if cut is None:
             return None
@@ -145,8 +146,8 @@ class CocoMasks(Coco):
     masks: ClassVar[bool] = True
 
     @property
+    @override
     def overlap(self) -> str:
-        """The protocol's name without its settings."""
         return "coco-mask"
 
     def truth(self, data: DetectionSet) -> Masks:

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.metrics.judged import Floats, Judged, average_precisions, mean
@@ -47,8 +48,8 @@ class Voc(Metric):
         return ("AP", "AP50", "AP75", *INTERPOLATIONS)
 
     @property
+    @override
     def paired_columns(self) -> tuple[str, ...]:
-        """All of them."""
         return self.columns
 
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:
@@ -62,8 +63,8 @@ class Voc(Metric):
         classes = map(percent, aps[self._points("AP50")][0])
         return {"protocol": self.protocol, **numbers, "per_class": per_class(data, "AP50", classes)}
 
+    @override
     def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
-        """The column in each draw of images."""
         if column not in self.columns:
             return None
         found.check(data)

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from benchsuite.data.class_batches import ClassBatch
 from benchsuite.models import resnet
@@ -20,8 +21,8 @@ class ResNet(resnet.ResNet):
 
     levels: Annotated[tuple[Literal[2, 3, 4, 5], ...], Field(min_length=1)] = (5,)
 
+    @override
     def deviations(self) -> tuple[str, ...]:
-        """None."""
         return ()
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.models.anchors import Anchors
@@ -123,8 +124,8 @@ class DenseDetector(Detector):
         levels = self.neck(self.backbone(images))
         return *self.head(levels), tuple((level.shape[-2], level.shape[-1]) for level in levels)
 
+    @override
     def anchor_count(self, images: Tensor) -> int:
-        """N for normalised images."""
         count: int = self(images)[1].shape[1]
         return count
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import override
 
 from benchsuite.models.boxes import iou
 from benchsuite.settings import Part
@@ -46,8 +47,8 @@ class OverlapAssignment(Assignment):
         return self
 
     @torch.no_grad()
+    @override
     def match(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """See the slot."""
         images, rows = labels.shape
         count = anchors.shape[-2]
         if rows == 0:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from typing_extensions import override
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.errors import InputError
@@ -175,8 +176,8 @@ class TwoStageDetector(Detector):
         logits, deltas = self.roi_heads.box_predictor(self.head(pooled, [count] * len(images)))
         return objectness, offsets, logits, deltas
 
+    @override
     def anchor_count(self, images: Tensor) -> int:
-        """N for normalised images."""
         levels = self.levels(images)
         counts = self.settings.rpn.anchors.per_cell(len(levels))
         return sum(level.shape[-2] * level.shape[-1] * count for level, count in zip(levels, counts, strict=True))

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from typing_extensions import override
 
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import Anchors
@@ -52,8 +53,8 @@ class Extras(Neck):
     )
     norm: bool = True
 
+    @override
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> "ExtraLevels":
-        """Build it."""
         return ExtraLevels(self, channels, strides)
 
 
@@ -121,8 +122,8 @@ class L2Norm(Neck):
     of: Neck
     scale: PositiveFloat = 20.0
 
+    @override
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> "Rescaled":
-        """Build it."""
         return Rescaled(self, channels, strides)
 
 
@@ -144,10 +145,10 @@ class Rescaled(Levels):
 class Head(DenseHead):
     """Two 3×3 convolutions for each level, for classes and for boxes (SSD, sec. 2.1)."""
 
+    @override
     def build(
         self, in_channels: Sequence[int], strides: Sequence[int], anchors: Sequence[int], outputs: int
     ) -> "SsdHead":
-        """Build it."""
         return SsdHead(in_channels, anchors, outputs)
 
 

@@ -401,7 +401,6 @@ class PADetDetector(Detector):
 
     @override
     def anchor_count(self, images: Tensor) -> int:
-        """N for normalised images."""
         found: Predictions = self(images)
         return found.t.shape[1]
 

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import Subset
+from typing_extensions import override
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.batches import EvalBatches
@@ -69,8 +70,8 @@ class Scales(Job):
     seed: int = 0
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"scales of {self.images} images seed {self.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -123,8 +124,8 @@ class LayerScales(Job):
     direction: Literal["h", "w"]
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"pick scales in {self.direction} seed {self.scales.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -147,8 +148,8 @@ class Decompose(Design):
     reduce: pod.Reduce = "centre"
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"decompose seed {self.scales.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -177,8 +178,8 @@ class Transfer(Train):
     gsl: Train
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"train FD-WT seed {self.seed}"
 
     def build(self, num_classes: int, context: Context) -> Detector:
@@ -211,8 +212,8 @@ class Plain(Detection):
     gsl: pod.Gsl = pod.Gsl()
     measure: Measure = Measure()
 
+    @override
     def fit(self, seed: int) -> Train:
-        """The training of one seed."""
         return self.training(seed, solver=stretched(self.solver, self.schedule))
 
     def learn(self, seed: int) -> Train:

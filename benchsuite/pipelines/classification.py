@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file
+from typing_extensions import override
 
 from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
 from benchsuite.data.classification import ClassificationData, ClassificationSplits
@@ -40,8 +41,8 @@ class TrainClassifier(Job):
     seed: int
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"train seed {self.seed}"
 
     def do(self, context: Context) -> None:
@@ -72,8 +73,8 @@ class Classify(Job):
     batch: int = Field(ge=1)
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"classify seed {self.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -91,8 +92,8 @@ class ScoreClasses(Job):
     classify: Classify
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"score seed {self.classify.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -110,8 +111,8 @@ class DifferenceOfClasses(Job):
     column: Column
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"difference on {self.column} seed {self.first.train.seed}"
 
     def do(self, context: Context) -> None:

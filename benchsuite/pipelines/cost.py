@@ -4,6 +4,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from typing_extensions import override
+
 from benchsuite.engine.job import Artifact, Context, Job
 
 
@@ -23,8 +25,8 @@ class Cost(Job):
     frame: tuple[int, int]
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return "cost"
 
     @abstractmethod

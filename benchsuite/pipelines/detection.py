@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from benchsuite.data.batches import Batches, EvalBatches
 from benchsuite.data.dataset import DetectionData, no_masks
@@ -65,8 +66,8 @@ class Train(Job):
     start: "Train | None" = None
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"train {f'{self.model.adjective} ' if isinstance(self.model, Design) else ''}seed {self.seed}"
 
     def do(self, context: Context) -> None:
@@ -118,8 +119,8 @@ class Predict(Job):
     testing: Testing | None = None
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"predict seed {self.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -152,8 +153,8 @@ class Score(Job):
     metric: Metric
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"score seed {self.predict.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -172,8 +173,8 @@ class Submit(Job):
     to: Submission
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"submission seed {self.predict.train.seed}"
 
     @property
@@ -200,8 +201,8 @@ class Difference(Job):
     column: str
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"difference on {self.column} seed {self.first.train.seed}"
 
     def do(self, context: Context) -> None:
@@ -248,8 +249,8 @@ class Time(Job):
     testing: Testing | None = None
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"time seed {self.train.seed}"
 
     def do(self, context: Context) -> None:

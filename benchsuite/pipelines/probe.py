@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.batches import EvalBatches
@@ -38,8 +39,8 @@ class Probe(Job):
     post: PostProcess = PostProcess()
 
     @property
+    @override
     def label(self) -> str:
-        """For progress and plan."""
         return f"{' and '.join(self.pictures)} seed {self.train.seed}"
 
     @abstractmethod
