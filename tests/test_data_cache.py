@@ -1,3 +1,5 @@
+import fcntl
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +11,7 @@ import torch
 from data_cases import TOY, copy, one_line, toy
 from numpy.typing import NDArray
 
+from benchsuite.data import cache
 from benchsuite.data.cache import reader
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.transforms import Fixed, ShortSide
@@ -103,3 +106,76 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(BenchError) as error:
         reader(toy().open(), RESIZE, tmp_path / "file")
     one_line(error, "image cache")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:100] + bytes([text[100] ^ 1]) + text[101:],
+        lambda text: bytes(len(text)),
+        lambda text: text[:40] + bytes(500) + text[540:],
+        lambda text: text[300:600] + text[:300] + text[600:],
+        lambda text: text[:-1] + bytes([text[-1] ^ 128]),
+    ],
+)
+def test_other_pixels_are_noticed_and_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    data, calls = counted(toy().open())
+    expected = [reader(data, RESIZE, tmp_path)(index).clone() for index in range(len(data))]
+    (file,) = tmp_path.glob("*.images")
+    file.write_bytes(damage(file.read_bytes()))
+    again = reader(data, RESIZE, tmp_path)
+    assert all(torch.equal(again(index), image) for index, image in enumerate(expected))
+    assert len(calls) == 2 * len(data)
+
+
+def test_a_file_is_checked_once_a_process_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    digest_of = cache._digest_of
+    monkeypatch.setattr(cache, "_digest_of", lambda file, size: checked.append(size) or digest_of(file, size))
+    data = toy().open()
+    for _ in range(3):
+        reader(data, RESIZE, tmp_path)
+    assert len(checked) == 1
+    (file,) = tmp_path.glob("*.images")
+    os.utime(file)
+    reader(data, RESIZE, tmp_path)
+    assert len(checked) == 2
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    data = toy().open()
+    reader(data, RESIZE, tmp_path)
+    (made,) = tmp_path.glob("*.images")
+    for name in (f"{made.stem}.7.half", "abc.8.half", "held.9.half"):
+        (tmp_path / name).write_bytes(b"half")
+    with (tmp_path / "held.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        reader(data, RESIZE, tmp_path)
+        assert [file.name for file in tmp_path.glob("*.half")] == ["held.9.half"]
+
+
+def test_foreign_things_in_the_caches_place(tmp_path: Path) -> None:
+    data = toy().open()
+    expected = reader(data, RESIZE, tmp_path / "cache")(0).clone()
+    (file,) = (tmp_path / "cache").glob("*.images")
+    for place in (file, file.with_suffix(".lock")):
+        file.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
+        place.mkdir()
+        with pytest.raises(BenchError) as error:
+            reader(data, RESIZE, tmp_path / "cache")
+        one_line(error, f"{place}: ", "delete it")
+        place.rmdir()
+    file.symlink_to(tmp_path / "elsewhere")
+    assert torch.equal(reader(data, RESIZE, tmp_path / "cache")(0), expected)
+    assert not (tmp_path / "elsewhere").exists()
+    file.unlink()
+    os.mkfifo(file)
+    assert torch.equal(reader(data, RESIZE, tmp_path / "cache")(0), expected)
+    file.unlink()
+    file.with_suffix(".lock").unlink()
+    os.mkfifo(file.with_suffix(".lock"))
+    with pytest.raises(BenchError):
+        reader(data, RESIZE, tmp_path / "cache")

@@ -1,7 +1,9 @@
 """Decoded and resized images of one split in one flat memory-mapped file, made once and shared by all jobs of a store.
 
-The file holds the bytes of uint8 [3, H, W] images one after another; shapes follow from the annotated sizes and the
-resize, so nothing else needs to be stored, and a file of another length is not this cache and is made again.
+The file holds the bytes of uint8 [3, H, W] images one after another, and then their checksum; shapes follow from the
+annotated sizes and the resize, so nothing else needs to be stored. A file of another length or checksum is not this
+cache and is made again. The checksum is taken when a process first opens the file as it is: xxh3 runs at the memory's
+speed, so that the opening costs little beside an epoch, and an epoch itself nothing.
 """
 
 import errno
@@ -9,20 +11,27 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.transforms import Input, as_tensor
+from benchsuite.disk import open_regular
 from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import canonical, content_key
 
 LIMIT = 4 * 2**30  # bytes; a larger split is decoded anew each time
+BLOCK = 2**20  # bytes of which a checksum is taken at a time
+DIGEST = 16  # bytes of a checksum
+
+_known: set[tuple[int, ...]] = set()
+"""Files whose checksum this process has seen to be right: device, inode, size and time of change."""
 
 Reader: TypeAlias = Callable[[int], Tensor]
 
@@ -44,12 +53,16 @@ def reader(data: DetectionSet, resize: Input | None, folder: Path | None, limit:
     path = folder / f"{_key(data, resize)}.images"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
-            if not path.exists() or path.stat().st_size != size:
-                _write(path, decode, offsets)
+        _sweep(folder)
+        if not _sound(path, size):
+            with _locked(path.with_suffix(".lock")):
+                if not _sound(path, size):  # another process may have made it meanwhile
+                    _write(path, decode, offsets)
     except OSError as error:
         cure = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a folder you may write"
-        raise BenchError(f"{folder}: the image cache cannot be written ({error.strerror}); {cure}") from error
+        cure = "delete it" if error.errno == errno.EISDIR else cure
+        place = folder if error.errno != errno.EISDIR else error.filename
+        raise BenchError(f"{place}: the image cache cannot be written ({error.strerror}); {cure}") from error
     # A private mapping: what a caller writes into an image never reaches the file.
     pixels = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
 
@@ -83,14 +96,44 @@ def _key(data: DetectionSet, resize: Input | None) -> str:
     return content_key({"data": data.fingerprint, "input": canonical(resize), "torch": torch.__version__})
 
 
+def _sound(path: Path, size: int) -> bool:
+    """Whether the file holds `size` bytes and their checksum. IsADirectoryError where a folder is in its place."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try:
+        with open_regular(path) as file:
+            stat = os.fstat(file.fileno())
+            stamp = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+            if stat.st_size != size + DIGEST:
+                return False
+            if stamp not in _known and _digest_of(file, size) != file.read(DIGEST):
+                return False
+    except OSError:
+        return False
+    _known.add(stamp)
+    return True
+
+
+def _digest_of(file: BinaryIO, size: int) -> bytes:
+    """Checksum of the next `size` bytes."""
+    digest, block = xxhash.xxh3_128(), memoryview(bytearray(min(BLOCK, size)))
+    for first in range(0, size, BLOCK):
+        part = block[: min(BLOCK, size - first)]
+        file.readinto(part)  # type: ignore[attr-defined]  # what `open` gives has it
+        digest.update(part)
+    return digest.digest()
+
+
 def _write(path: Path, decode: Reader, offsets: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
     """Fill a file beside `path` in order, decoding ahead on as many threads as torch uses, and move it into place."""
-    half = path.with_suffix(f".{os.getpid()}.half")
+    half, digest = path.with_suffix(f".{os.getpid()}.half"), xxhash.xxh3_128()
     try:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool, half.open("wb") as file:
             for first in range(0, len(offsets) - 1, 64):
                 for image in pool.map(decode, range(first, min(first + 64, len(offsets) - 1))):
-                    file.write(image.numpy().tobytes())
+                    digest.update(image.numpy())
+                    file.write(image.numpy().data)
+            file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
         half.replace(path)
@@ -98,8 +141,20 @@ def _write(path: Path, decode: Reader, offsets: np.ndarray[tuple[int], np.dtype[
         half.unlink(missing_ok=True)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left: halves whose lock nobody holds."""
+    for half in folder.glob("*.half"):
+        with suppress(OSError), _locked(folder / f"{half.name.partition('.')[0]}.lock", wait=False):
+            half.unlink(missing_ok=True)
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    with open(path, "w", opener=_unblocked) as file:  # noqa: PTH123 (Path.open takes no opener)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+def _unblocked(path: str, flags: int) -> int:
+    """A pipe in the lock's place is an error, no wait for a reader."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
