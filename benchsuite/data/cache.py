@@ -150,7 +150,7 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    with open(path, "w", opener=_unblocked) as file:  # noqa: PTH123 (Path.open takes no opener)
+    with open(path, "w", opener=_unblocked) as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
