@@ -10,10 +10,10 @@ From Python:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # the name is known to type checkers; importing it would be the dearest line of `bench --help`
 if TYPE_CHECKING:
     from benchsuite.engine.store import Store
     from benchsuite.recipe.recipe import load_recipe

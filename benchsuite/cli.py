@@ -1,14 +1,23 @@
 """The `bench` command: verbs that parse, call and print."""
 
-import json
+import _signal  # type: ignore[import-not-found]  # `signal` without the enumerations that it builds first
 import os
+
+try:  # Ctrl-C while Python still imports ends without a traceback
+    _usual = _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
+    if _usual is not _signal.default_int_handler:  # who started us wants it ignored
+        _signal.signal(_signal.SIGINT, _usual)
+except ValueError:  # imported in a thread, where no handler can be set
+    _usual = None
+
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchsuite.errors import BenchError, InputError
+from benchsuite.errors import BenchError, InputError, out_of_memory, visible
+from benchsuite.verbs.terminal import print_json, streams
 
 if TYPE_CHECKING:
     from benchsuite.verbs.plan import Plan
@@ -51,14 +60,11 @@ DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BEN
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set solver.lr=0.01. Repeatable.")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+INTERRUPTED = "interrupted; what was finished is kept"
 Form = Literal["png", "pdf", "svg"]
 Device = Annotated[
     str, typer.Option(envvar="BENCH_DEVICE", help="cpu, cuda, cuda:N, or auto: CUDA where there is one.")
 ]
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _split(text: str) -> list[str]:
@@ -107,7 +113,7 @@ def list_recipes(as_json: Json = False) -> None:
 
     recipes = [heading(file) for file in available().values()]
     if as_json:
-        _print_json(list_form(recipes))
+        print_json(list_form(recipes))
     else:
         pictures = {"detections": "Truth beside predictions on a few images."} | probed.available()
         print_list(recipes, gathered.available(), figures.available(), pictures)
@@ -123,7 +129,7 @@ def show(recipe: Id, as_json: Json = False) -> None:
     from benchsuite.verbs.listing import print_show, show_form
 
     chosen = load_recipe(recipe)
-    _print_json(show_form(chosen)) if as_json else print_show(chosen)
+    print_json(show_form(chosen)) if as_json else print_show(chosen)
 
 
 @app.command()
@@ -139,7 +145,7 @@ def plan(
     from benchsuite.verbs.listing import plan_form, print_plan
 
     planned, kept = _plan(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
-    _print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
+    print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
 
 
 @app.command()
@@ -159,7 +165,7 @@ def inspect(
     planned = make_plan([load_recipe(recipe)], "paper", overrides=sets or ())
     known = Store(store).verified(artifact) if artifact else None
     found = [{"id": each.row.id, **each.pipeline.inspect(known)} for each in planned.rows]
-    _print_json({"rows": found}) if as_json else print_inspect(found)
+    print_json({"rows": found}) if as_json else print_inspect(found)
 
 
 @app.command()
@@ -197,8 +203,9 @@ def run(
     from benchsuite.engine.job import Execution
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
-    from benchsuite.verbs.listing import print_plan, print_things
+    from benchsuite.verbs.listing import print_plan
     from benchsuite.verbs.run import RunOptions, run_plan
+    from benchsuite.verbs.terminal import print_things
 
     if executor == "local":
         warm()  # workers load torch while this process plans
@@ -215,7 +222,7 @@ def run(
         execution=Execution(deterministic, loaders),
     )  # fmt: skip
     outcome = run_plan(planned, kept, options)
-    _print_json(outcome.form()) if as_json else outcome.show()
+    print_json(outcome.form()) if as_json else outcome.show()
     raise typer.Exit(outcome.exit_code)
 
 
@@ -234,7 +241,7 @@ def score(
     from benchsuite.verbs.score import score as score_files
 
     found = score_files(ground_truth, detections, protocol)
-    _print_json(found) if as_json else print_score(found)
+    print_json(found) if as_json else print_score(found)
 
 
 @app.command()
@@ -253,7 +260,7 @@ def compare(
     from benchsuite.report.tables import render
 
     comparison = compare_results([load(file) for file in files])
-    _print_json(comparison.form()) if as_json else render(comparison, form)
+    print_json(comparison.form()) if as_json else render(comparison, form)
     raise typer.Exit(1 if check and comparison.failed else 0)
 
 
@@ -286,7 +293,7 @@ def plot(
     from benchsuite.recipe.recipe import load_recipe
     from benchsuite.report import gathered
     from benchsuite.report.draw import plot_results
-    from benchsuite.verbs.listing import print_things
+    from benchsuite.verbs.terminal import print_things
 
     if name in gathered.available():
         files, missing = gathered.plot(name, out, Store(store), tier, form)
@@ -326,7 +333,7 @@ def export(
     recipe, row = _target("export", target)
     planned = _plan([recipe], tier, row, seeds, data, data_root, sets)
     found = write(planned, Store(store), out, images)
-    _print_json(found.form()) if as_json else print_export(found)
+    print_json(found.form()) if as_json else print_export(found)
 
 
 @data_app.command()
@@ -354,7 +361,7 @@ def verify(
     else:
         raise InputError("data verify: needs a recipe id or --data DIR; for instance bench data verify --data ~/coco")
     reports = [verify_data(split) for split in checked]
-    _print_json([report.form() for report in reports]) if as_json else print_verified(reports)
+    print_json([report.form() for report in reports]) if as_json else print_verified(reports)
     raise typer.Exit(1 if any(report.problems for report in reports) else 0)
 
 
@@ -370,7 +377,7 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
     checks = examine(store)
-    _print_json([check.form() for check in checks]) if as_json else print_checks(checks)
+    print_json([check.form() for check in checks]) if as_json else print_checks(checks)
     raise typer.Exit(0 if all(check.ok for check in checks if check.needed) else 1)
 
 
@@ -404,7 +411,7 @@ def status(store: StoreDir = None, as_json: Json = False) -> None:
     from benchsuite.verbs.status import unfinished
 
     found = unfinished(Store(store))
-    _print_json([each.form() for each in found]) if as_json else print_status(found)
+    print_json([each.form() for each in found]) if as_json else print_status(found)
 
 
 @app.command()
@@ -439,7 +446,7 @@ def store_list(store: StoreDir = None, out: Out = Path("results"), as_json: Json
     from benchsuite.verbs.store import contents
 
     found = contents(Store(store), out)
-    _print_json([each.form() for each in found]) if as_json else print_store(found)
+    print_json([each.form() for each in found]) if as_json else print_store(found)
 
 
 @store_app.command("verify")
@@ -449,12 +456,12 @@ def store_verify(store: StoreDir = None, as_json: Json = False) -> None:
     bench store verify
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_things
     from benchsuite.verbs.store import damaged, keys
+    from benchsuite.verbs.terminal import print_things
 
     kept = Store(store)
     told = list(damaged(kept))
-    _print_json(told) if as_json else print_things(*told, f"{len(keys(kept))} finished jobs, {len(told)} damaged")
+    print_json(told) if as_json else print_things(*told, f"{len(keys(kept))} finished jobs, {len(told)} damaged")
     raise typer.Exit(1 if told else 0)
 
 
@@ -479,7 +486,7 @@ def store_prune(
     paths = unneeded(kept, out, everything)
     freed = delete(kept, paths) if yes else sum(size(path) for path in paths)
     form = {"deleted": yes, "bytes": freed, "paths": [path.as_posix() for path in paths]}
-    _print_json(form) if as_json else print_pruned(paths, freed, yes)
+    print_json(form) if as_json else print_pruned(paths, freed, yes)
 
 
 @store_app.command("export")
@@ -493,8 +500,8 @@ def store_export(
     bench store export table.tar.gz
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_things
     from benchsuite.verbs.store import named, pack
+    from benchsuite.verbs.terminal import print_things
 
     kept = Store(store)
     packed = pack(kept, keys or sorted(named(kept, out)), file)
@@ -508,8 +515,8 @@ def store_import(file: Annotated[Path, typer.Argument(help="An archive of `expor
     bench store import table.tar.gz
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_things
     from benchsuite.verbs.store import unpack
+    from benchsuite.verbs.terminal import print_things
 
     print_things(f"{file}: {len(unpack(Store(store), file))} jobs were new")
 
@@ -517,19 +524,59 @@ def store_import(file: Annotated[Path, typer.Argument(help="An archive of `expor
 def main() -> None:
     """Entry point: every error a user can cause is one line and an exit code."""
     try:
-        app()
-    except BenchError as error:
-        sys.exit(_complain(error, error.exit_code))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        sys.exit(_complain(what, 2))
+        with streams():
+            code = _run()
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                code = _stdout_is_gone(error)
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted; what was finished is kept", 130))
+        code = 130
+    sys.exit(code)
 
 
-def _complain(what: Any, code: int) -> int:
-    print(f"bench: {what}", file=sys.stderr)
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except BenchError as error:
+        return _complain(error, error.exit_code)
+    except OSError as error:
+        if error.filename is None:  # of a stream
+            return _stdout_is_gone(error)
+        return _complain(f"{error.filename}: {error.strerror}", 2)
+    except KeyboardInterrupt:
+        return _complain(INTERRUPTED, 130)
+    except Exception as error:
+        if out_of_memory(error):
+            return _complain("out of memory; ask for less at once, or use a machine with more", 1)
+        return _wrong_usage(error)
+    if code == 130:  # Typer's answer to Ctrl-C
+        _complain(INTERRUPTED, 130)
+    return int(code or 0)
+
+
+def _wrong_usage(error: Exception) -> int:
+    """What Typer says of a command line, which it prints as several lines."""
+    if not hasattr(error, "format_message"):
+        raise error
+    if "NoArgsIsHelp" in type(error).__name__:
+        error.show()  # type: ignore[attr-defined]  # Typer's, which has two homes
+        return 2
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "bench"
+    return _complain(f"{' '.join(error.format_message().split())} (see {path} --help)", 2)
+
+
+def _stdout_is_gone(error: OSError) -> int:
+    """What is left to be printed goes nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1 if isinstance(error, BrokenPipeError) else _complain(f"stdout: {error.strerror or error}", 2)
+
+
+def _complain(what: object, code: int) -> int:
+    print(f"bench: {visible(str(what))}", file=sys.stderr)
     return code
+
+
+if _usual is not None:
+    _signal.signal(_signal.SIGINT, _usual)

@@ -1,13 +1,42 @@
 """What a user may be told: one line that names the thing, the value and the cure, and an exit code."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LONGEST = 2000  # letters of a message
+_JOINERS = "\u200c\u200d"  # of letters and of emoji
+
+
+def harmless(sign: str) -> bool:
+    """Whether a sign only shows itself: neither moves a cursor, ends a line, nor turns the direction of writing."""
+    return sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == "Zs"
+
+
+def visible(text: str) -> str:
+    """The text with what is not harmless written as its escape: it is one line, and safe on a terminal.
+
+    >>> visible("a" + chr(27) + "[2J")
+    'a\\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if harmless(sign) else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and its end where it has more than `most` signs."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: most - half - 1]}…{text[-half:]}"
 
 
 class BenchError(Exception):
     """Something failed that a user can understand; shown as one line, never as a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(visible(shortened(str(message), LONGEST)))
 
 
 class InputError(BenchError):

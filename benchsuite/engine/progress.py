@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from typing_extensions import override
 
 from benchsuite.engine.job import Job, Progress
+from benchsuite.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,7 +142,7 @@ class Lines(Reporter):
 
     @override
     def note(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(visible(text), file=self.stream, flush=True)
 
     def _describe(self, job: Job, progress: Progress) -> str:
         parts = [
@@ -206,7 +207,7 @@ class Bars(Reporter):
 
     def note(self, text: str) -> None:
         """One line above the bars."""
-        self.live.console.print(text, markup=False, soft_wrap=True)
+        self.live.console.print(visible(text), markup=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Renew the run's bar."""

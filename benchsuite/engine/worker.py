@@ -191,8 +191,13 @@ def warm() -> None:
     os.environ.update(SERVER_ENVIRONMENT)
     try:
         forkserver.set_forkserver_preload(["benchsuite.engine.preload"])
-        with _no_main_module():
-            forkserver.ensure_running()
+        # Ctrl-C in the terminal reaches the server too, while it imports; what it forks ignores it or has it blocked
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _no_main_module():
+                forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
     finally:
         for name, value in before.items():
             if value is None:

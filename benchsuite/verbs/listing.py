@@ -1,15 +1,13 @@
 """What `show`, `plan`, `inspect`, `score` and `doctor` print: a JSON form and a table of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchsuite.recipe.recipe import Published, Recipe, Spread
+from benchsuite.verbs.terminal import marked, print_things, table
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rich.table import Table
-    from rich.text import Text
 
     from benchsuite.data.verify import ClassReport, Report
     from benchsuite.engine.store import Store
@@ -21,35 +19,6 @@ if TYPE_CHECKING:
 
 
 SHOWN = 20  # notes on a dataset
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def print_things(*things: object, to_stderr: bool = False) -> None:
-    """Print sentences and tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
-    for thing in things:  # a sentence stays one line, however narrow the terminal; tables fold
-        console.print(thing, soft_wrap=not isinstance(thing, Table), markup=False)
-
-
-def marked(style: str, word: str, rest: str) -> "Text":
-    """A coloured word before a plain sentence."""
-    from rich.text import Text
-
-    return Text.assemble((word, style), f" {rest}")
 
 
 def cell_form(cell: Published) -> object:
@@ -99,7 +68,7 @@ def print_show(recipe: Recipe) -> None:
     print_things(
         marked("bold", recipe.id, f" {recipe.title}"),
         f"{recipe.paper.title} ({recipe.paper.cite}), Table {recipe.table}: published numbers",
-        _table("", heads, rows, left=3),
+        table("", heads, rows, left=3),
     )
     for claim in recipe.claims:
         print_things("claim: " + claim.sentence())
@@ -156,7 +125,7 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
     cached = sum(job["cached"] for job in form["jobs"])
     several = "" if plan.tier == "smoke" else "; take several, as --seeds 0,1,2"
     print_things(
-        _table("", ("row", "jobs done", "to do"), rows, left=3),
+        table("", ("row", "jobs done", "to do"), rows, left=3),
         f"{plan.tier} tier on {data.cut('train').name} → {data.cut('val').name}: {len(form['jobs'])} distinct jobs "
         f"({_counted(form['jobs'])}), {cached} done already",
         *(
@@ -192,7 +161,7 @@ def print_inspect(rows: Sequence[Mapping[str, Any]]) -> None:
         if otherwise:
             lines[-1].append(f"{row['macs_ptflops_224'] / 1e9:.3f} G")
     heads = ["row", "parameters", "to the first", "MACs", "anchors", "input"]
-    print_things(_table("", [*heads, *(["ptflops’ MACs at 224"] if otherwise else [])], lines))
+    print_things(table("", [*heads, *(["ptflops’ MACs at 224"] if otherwise else [])], lines))
 
 
 def _macs(macs: int) -> str:
@@ -203,12 +172,12 @@ def print_score(found: Mapping[str, Any]) -> None:
     """Numbers of one scoring, then the classes."""
     others = ("protocol", "per_class", "dropped")
     numbers = [(name, _number(value)) for name, value in found.items() if name not in others]
-    print_things(_table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
+    print_things(table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
     classes: Mapping[str, Mapping[str, Any]] = found.get("per_class", {})
     if classes:
         column = next(name for name in next(iter(classes.values())) if name != "name")
         rows = [(id_, each["name"], _number(each[column])) for id_, each in classes.items()]
-        print_things(_table("per class", ("id", "class", column), rows, left=2))
+        print_things(table("per class", ("id", "class", column), rows, left=2))
     if found.get("dropped"):
         print_things(marked("yellow", "note", f"{found['dropped']} boxes of the truth have no area and were left out"))
 
@@ -237,7 +206,7 @@ def print_verified(reports: Sequence["Report | ClassReport"]) -> None:
     """One table of facts and one of classes per split, then its problems."""
     for report in reports:
         classes = [(name, f"{count:,}") for name, count in report.classes.items()]
-        print_things(_table(report.name, ("", ""), report.facts()), _table("", ("class", report.counted), classes))
+        print_things(table(report.name, ("", ""), report.facts()), table("", ("class", report.counted), classes))
         remarks = report.remarks()
         for line in remarks[:SHOWN]:
             print_things(marked("yellow", "note", line))
@@ -275,7 +244,7 @@ def print_status(jobs: "Sequence[Unfinished]") -> None:
         for job in jobs
     ]
     columns = ("key", "job", "", "done", "loss", "last report")
-    print_things(_table("", columns, rows, left=3) if rows else "no unfinished job")
+    print_things(table("", columns, rows, left=3) if rows else "no unfinished job")
 
 
 def print_store(jobs: "Sequence[Kept]") -> None:
@@ -284,7 +253,7 @@ def print_store(jobs: "Sequence[Kept]") -> None:
 
     rows = [(j.key[:8], j.label, "named" if j.named else "", _bytes(j.bytes), clock(j.seconds)) for j in jobs]
     total = sum(job.bytes for job in jobs)
-    print_things(_table("", ("key", "job", "results", "size", "took"), rows, left=3)) if rows else None
+    print_things(table("", ("key", "job", "results", "size", "took"), rows, left=3)) if rows else None
     print_things(f"{len(jobs)} finished jobs, {_bytes(total)}")
 
 

@@ -57,7 +57,7 @@ class Ran:
         a smoke run, whose numbers mean nothing, the values alone: differences and claims are for `bench compare`."""
         from benchsuite.report.compare import compare
         from benchsuite.report.tables import render
-        from benchsuite.verbs.listing import marked, print_things
+        from benchsuite.verbs.terminal import marked, print_things
 
         tier = next(iter(self.results.values())).tier
         render(compare(list(self.results.values())), values_only=tier == "smoke")
