@@ -27,7 +27,7 @@ from benchsuite.loops.predict import predict
 from benchsuite.metrics.coco import COLUMNS, Coco, CocoMasks, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
-from benchsuite.models.postprocess import PostProcess
+from benchsuite.models.postprocess import Candidates, PostProcess
 
 
 def packed(*masks: Any) -> Packed:
@@ -174,6 +174,9 @@ class Halves(Detector):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         raise NotImplementedError  # it only detects here
+
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        raise NotImplementedError  # it finds without choosing here
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         count = len(batch.images)

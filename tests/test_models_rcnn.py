@@ -304,8 +304,8 @@ def test_single_precision_under_autocast() -> None:
     assert {loss.dtype for loss in losses[0].values()} == {torch.float32}
     assert losses[0]["objectness"].item() == pytest.approx(losses[1]["objectness"].item(), rel=0.05)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        proposals = detector.eval()._propose(batch)[1]
-    assert {boxes.dtype for boxes in proposals} == {torch.float32}
+        found = detector.eval().candidates(batch, PostProcess())
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
 
 
 class Watched(nn.Module):
@@ -339,7 +339,10 @@ def test_c4_head_knows_how_many_rois_an_image_has() -> None:
     assert head.seen == [(24, [12, 12])]
     with torch.inference_mode():
         detector.eval()
-        counts = [len(boxes) for boxes in detector._propose(batch)[1]]
+        images = detector.normalised(batch)
+        _, real = detector.rpn.propose(images, detector.levels(images), batch.sizes)
+        counts = real.sum(1).tolist()
+        trunk.seen.clear()
         detector.detect(batch, PostProcess())
         detector(torch.zeros(2, 3, 32, 32))
     assert head.seen[1:] == [(sum(counts), counts), (24, [12, 12])]

@@ -9,7 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 
 from benchsuite.models.fpn import PooledFpn
 from benchsuite.models.losses import SmoothL1
-from benchsuite.models.rcnn_parts import Proposals, Roi, RoiAlign, Rpn
+from benchsuite.models.rcnn_parts import Proposals, Roi, RoiAlign, Rpn, with_image
 
 
 def some_boxes(count: int, width: int, height: int) -> Tensor:
@@ -43,16 +43,16 @@ def test_roi_align_equals_torchvisions(sampling: int) -> None:
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 5, sampling)
     expected = theirs({str(i): level for i, level in enumerate(levels)}, boxes, [(256, 320), (200, 300)])
     ours = RoiAlign(Roi(size=5, sampling=sampling), (4, 8, 16, 32))
-    torch.testing.assert_close(ours(levels, boxes), expected)
+    torch.testing.assert_close(ours(levels, *with_image(boxes)), expected)
     # the strides are known, whatever part of the batch's frame the images fill
     small = [each / 8 for each in boxes]
-    assert ours(levels, small).shape == (37, 4, 5, 5)
-    torch.testing.assert_close(ours(levels, small), roi_align(levels[0], small, 5, 1 / 4, sampling))
+    assert ours(levels, *with_image(small)).shape == (37, 4, 5, 5)
+    torch.testing.assert_close(ours(levels, *with_image(small)), roi_align(levels[0], small, 5, 1 / 4, sampling))
 
 
 def test_aligned_roi_align() -> None:
     levels, boxes = [torch.randn(2, 3, 10, 12)], [some_boxes(5, 190, 160), some_boxes(3, 190, 160)]
-    ours = RoiAlign(Roi(size=4, sampling=0, aligned=True), (16,))(levels, boxes)
+    ours = RoiAlign(Roi(size=4, sampling=0, aligned=True), (16,))(levels, *with_image(boxes))
     torch.testing.assert_close(ours, roi_align(levels[0], boxes, 4, 1 / 16, aligned=True))
     assert not torch.allclose(ours, roi_align(levels[0], boxes, 4, 1 / 16))
 
@@ -61,7 +61,7 @@ def test_boxes_are_pooled_from_the_level_of_their_size() -> None:
     levels = [torch.full((1, 1, 2048 // stride, 2048 // stride), float(stride)) for stride in (4, 8, 16, 32)]
     sides = torch.tensor([10.0, 111.0, 113.0, 223.0, 225.0, 447.0, 449.0, 2000.0])
     boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
-    pooled = RoiAlign(Roi(size=2), (4, 8, 16, 32))(levels, [boxes])
+    pooled = RoiAlign(Roi(size=2), (4, 8, 16, 32))(levels, boxes, torch.zeros(len(boxes)).long())
     assert pooled[:, 0, 0, 0].tolist() == [4, 4, 8, 8, 16, 16, 32, 32]
 
 
@@ -107,8 +107,13 @@ def test_no_rois_no_loss() -> None:
     logits, deltas = heads.box_predictor(torch.zeros(0, 8))
     losses = heads.losses(logits, deltas, [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, 4)])
     assert [loss.item() for loss in losses] == [0, 0]
-    assert heads.decode(deltas, [torch.zeros(0, 4)]).shape == (0, 2, 4)
-    assert RoiAlign(Roi(), (4, 8))([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 4, 4)], [torch.zeros(0, 4)]).numel() == 0
+    assert heads.decode(deltas, torch.zeros(0, 4)).shape == (0, 2, 4)
+    assert (
+        RoiAlign(Roi(), (4, 8))(
+            [torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 4, 4)], torch.zeros(0, 4), torch.zeros(0).long()
+        ).numel()
+        == 0
+    )
 
 
 def test_as_many_proposals_as_the_settings_say() -> None:

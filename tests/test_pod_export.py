@@ -14,10 +14,11 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.models.detector import Detector, Edit
 from benchsuite.models.fpn import Fpn, PooledFpn
+from benchsuite.models.nms import grouped_nms
 from benchsuite.models.postprocess import Hard, PostProcess, Soft, Voting
 from benchsuite.models.rcnn import FasterRcnn, FasterRcnnC4
 from benchsuite.models.retinanet import Head, RetinaNet
-from benchsuite.models.static import grouped_nms, static
+from benchsuite.models.static import Static
 from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Dilations, decompose
 from benchsuite.recipe.recipe import select
@@ -65,7 +66,7 @@ def pictures() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("kind", ["retinanet", "c4", "fpn"])
 def test_fixed_shapes_find_what_the_detector_finds(kind: str) -> None:
-    network = static(detector(kind), POST, FRAME)
+    network = Static(detector(kind), POST, FRAME, 3)
     for image, size in pictures():
         with torch.inference_mode():
             mine, theirs = network(image, size), network.detect(image, size)
@@ -94,7 +95,7 @@ def test_a_file_of_standard_operators(kind: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed (benchsuite[export])")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (benchsuite[export])")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (benchsuite[export])")
-    network = static(detector(kind), POST, FRAME)
+    network = Static(detector(kind), POST, FRAME, 3)
     operators = write(network, FRAME, tmp_path / "model.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     model = onnx.load(tmp_path / "model.onnx")
@@ -147,14 +148,14 @@ def test_detections_of_nearly_one_score_are_compared() -> None:
 
 def test_refuses_gsl_networks() -> None:
     with pytest.raises(InputError, match="predicts from each picture; export the FD network") as raised:
-        static(detector("retinanet", Gsl()), POST, FRAME)
+        Static(detector("retinanet", Gsl()), POST, FRAME, 3)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("post", [PostProcess(nms=Soft()), PostProcess(nms=Hard(), vote=Voting())])
 def test_refuses_what_has_no_fixed_shapes(post: PostProcess) -> None:
     with pytest.raises(InputError, match="only hard NMS without voting"):
-        static(detector("retinanet"), post, FRAME)
+        Static(detector("retinanet"), post, FRAME, 3)
 
 
 def test_refuses_operators_of_its_own(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from benchsuite.data.batch import Detections
 from benchsuite.models import soft_nms as module
 from benchsuite.models.boxes import iou
-from benchsuite.models.postprocess import Hard, Nms, PostProcess, Soft, Voting, select
+from benchsuite.models.postprocess import Candidates, Hard, Nms, PostProcess, Soft, Voting, select
 from benchsuite.models.soft_nms import segments
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "evalvec" / "soft_nms" / "vector.json"
@@ -147,7 +147,7 @@ def test_boxes_without_area_are_left_alone() -> None:
 def test_no_box_and_one_box(nms: Nms) -> None:
     assert ordered(nms, torch.zeros(0, 4), torch.zeros(0))[0] == []
     assert ordered(nms, PAIR[0][:1], PAIR[1][:1])[0] == [0]
-    empty = select(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.long), PostProcess(nms=nms))
+    empty = select(Candidates(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).long()), PostProcess(nms=nms))
     assert empty.boxes.shape == (2, 100, 4) and bool((empty.labels == -1).all()) and not empty.scores.any()
 
 
@@ -170,9 +170,9 @@ def test_select_treats_images_and_classes_apart(nms: Nms) -> None:
     boxes, scores, labels = (torch.stack(part) for part in zip(*cases, strict=True))
     labels[2] = -1  # an image without candidates
     post = PostProcess(nms=nms, per_image=20, score_threshold=0.3)
-    found = select(boxes, scores, labels, post)
+    found = select(Candidates(boxes, scores, labels), post)
     for i in range(4):
-        alone = select(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1], post)
+        alone = select(Candidates(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1]), post)
         assert alone.boxes[0].equal(found.boxes[i]) and alone.scores[0].equal(found.scores[i])
         passed = (scores[i] > 0.3) & (labels[i] >= 0)
         kept, values = ordered(nms, boxes[i][passed], scores[i][passed], labels[i][passed])
@@ -195,17 +195,16 @@ def test_the_best_of_each_class_alone_are_suppressed(seed: int, count: int) -> N
             for i in sorted(own, key=lambda i: (-float(scores[image, i]), i))[count:]:
                 by_hand[image, i] = -1
     post = PostProcess(score_threshold=0.1)
-    found = select(boxes, scores, labels, post.model_copy(update={"per_class": count}))
-    expected = select(boxes, scores, by_hand, post)
+    found = select(Candidates(boxes, scores, labels), post.model_copy(update={"per_class": count}))
+    expected = select(Candidates(boxes, scores, by_hand), post)
     assert found.boxes.equal(expected.boxes) and found.scores.equal(expected.scores)
     assert found.labels.equal(expected.labels)
 
 
 def test_threshold_is_exclusive_and_rows_are_padded() -> None:
     boxes = torch.tensor([[[0.0, 0, 1, 1], [5, 5, 6, 6], [8, 8, 9, 9]]])
-    found = select(
-        boxes, torch.tensor([[0.5, 0.25, 0.75]]), torch.tensor([[1, 1, 0]]), PostProcess(score_threshold=0.25)
-    )
+    candidates = Candidates(boxes, torch.tensor([[0.5, 0.25, 0.75]]), torch.tensor([[1, 1, 0]]))
+    found = select(candidates, PostProcess(score_threshold=0.25))
     assert found.labels[0].tolist() == [0, 1] + [-1] * 98
     assert found.scores[0].tolist() == [0.75, 0.5] + [0.0] * 98
     assert not found.boxes[0, 2:].any()
@@ -217,7 +216,7 @@ def test_voting_of_har_net() -> None:
     labels = torch.zeros(1, 2, dtype=torch.long)
     for score, expected in (("decayed", 0.9), ("max", 0.9), ("mean", 0.75)):
         post = PostProcess(nms=Soft(), vote=Voting.model_validate({"score": score}))
-        found = select(boxes[None], scores[None], labels, post)
+        found = select(Candidates(boxes[None], scores[None], labels), post)
         assert found.boxes[0, 0].tolist() == pytest.approx([1.6, 0, 101.6, 100], abs=1e-4)
         assert float(found.scores[0, 0]) == pytest.approx(expected)
         # Its only voter is used up: the second detection stays where it was.
@@ -227,7 +226,9 @@ def test_voting_of_har_net() -> None:
 
 def test_voting_one_box_is_the_identity() -> None:
     boxes, scores = PAIR
-    found = select(boxes[None, 1:], scores[None, 1:], torch.zeros(1, 1, dtype=torch.long), PostProcess(vote=Voting()))
+    found = select(
+        Candidates(boxes[None, 1:], scores[None, 1:], torch.zeros(1, 1, dtype=torch.long)), PostProcess(vote=Voting())
+    )
     assert found.boxes[0, 0].tolist() == pytest.approx(boxes[1].tolist())
     assert float(found.scores[0, 0]) == pytest.approx(0.6)
 
@@ -259,9 +260,9 @@ def test_voting_equals_the_naive_walk(seed: int, score: str) -> None:
     boxes, scores, labels = clustered(40, 2, seed)
     vote = Voting.model_validate({"score": score})
     plain = PostProcess(nms=Soft(), per_image=30, score_threshold=0.0)
-    found = select(boxes[None], scores[None], labels[None], plain)
+    found = select(Candidates(boxes[None], scores[None], labels[None]), plain)
     expected = naive_vote(found, boxes, scores, labels, vote)
-    voted = select(boxes[None], scores[None], labels[None], plain.model_copy(update={"vote": vote}))
+    voted = select(Candidates(boxes[None], scores[None], labels[None]), plain.model_copy(update={"vote": vote}))
     rows = torch.cat([voted.scores[0, :, None], voted.boxes[0]], 1)
     torch.testing.assert_close(rows, torch.tensor(expected), rtol=1e-4, atol=1e-3)
 

@@ -19,7 +19,7 @@ from benchsuite.loops import checkpoint
 from benchsuite.loops.predict import load_weights, predict
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
-from benchsuite.models.postprocess import PostProcess
+from benchsuite.models.postprocess import Candidates, PostProcess
 
 
 class Corner(Detector):
@@ -32,6 +32,9 @@ class Corner(Detector):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         raise NotImplementedError  # it only detects here
+
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        raise NotImplementedError  # it finds without choosing here
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         assert not self.training and torch.is_inference_mode_enabled()

@@ -71,6 +71,9 @@ class Slow(Detector):
         self.calls.append(("forward", tuple(images.shape), self.training, torch.is_inference_mode_enabled()))
         time.sleep(0.002)
 
+    def candidates(self, batch, post):
+        raise NotImplementedError  # it finds without choosing here
+
     def detect(self, batch, post):
         self.calls.append(("detect", tuple(batch.images.shape), self.training, torch.is_inference_mode_enabled()))
         time.sleep(0.006)

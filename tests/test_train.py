@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import log
@@ -22,6 +22,7 @@ from benchsuite.loops.log import MACHINE, Means, Pace
 from benchsuite.loops.train import Solver, steps, train
 from benchsuite.models.cross_level import CrossLevelGroupNorm
 from benchsuite.models.detector import Detector
+from benchsuite.models.postprocess import Candidates
 from benchsuite.settings import canonical
 
 
@@ -44,7 +45,7 @@ class Tiny(Detector):
         target = batch.labels[:, 0].float()
         return {"classification": (logits[:, 0] - target).square().mean(), "box": logits[:, 1].exp().mean()}
 
-    def detect(self, batch: Batch, post: object) -> Detections:
+    def candidates(self, batch: Batch, post: object) -> Candidates:
         raise NotImplementedError  # it is only trained here
 
 

@@ -2,11 +2,12 @@
 by part: RetinaNet is one choice, SSD another.
 
 Shapes: B images, N anchors of all levels together, K classes, O outputs an anchor (K, or K + 1 where the background is
-one of them), M boxes in an image, C candidates.
+one of them), M boxes in an image.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch
 from benchsuite.models.anchors import Anchors
 from benchsuite.models.boxes import BoxCoder, clip
 from benchsuite.models.detector import Backbone, Detector, Model
@@ -22,7 +23,7 @@ from benchsuite.models.fpn import Neck
 from benchsuite.models.losses import BoxLoss, ClassLoss
 from benchsuite.models.matcher import Assignment
 from benchsuite.models.normalise import Normalise
-from benchsuite.models.postprocess import PostProcess, select
+from benchsuite.models.postprocess import Candidates, PostProcess
 from benchsuite.settings import Part
 
 
@@ -110,13 +111,12 @@ class DenseDetector(Detector):
             "bbox_regression": settings.bbox_regression.sum(found, offsets) / count,
         }
 
-    def detect(self, batch: Batch, post: PostProcess) -> Detections:
-        """The best detections of every image; candidates are (anchor, class) pairs whose score is above the threshold,
-        at most `post.per_level` a level (RetinaNet, sec. 4.1 "Inference")."""
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        """The best (anchor, class) pairs (RetinaNet, sec. 4.1 "Inference")."""
         cls_logits, bbox_regression, anchors, cells = self._predict(batch)
         levels = self.settings.classification.scores(cls_logits).split_with_sizes(cells, dim=1)
-        boxes, scores, labels = best_pairs(levels, bbox_regression, anchors, self.settings.coder, post)
-        return select(clip(boxes, batch.sizes), scores, labels, post)
+        found = best_pairs(levels, bbox_regression, anchors, self.settings.coder, post)
+        return replace(found, boxes=clip(found.boxes, batch.sizes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
         """cls_logits [B, N, O], bbox_regression [B, N, 4] and the (H_l, W_l) of each level, for normalised images
@@ -131,7 +131,7 @@ class DenseDetector(Detector):
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """cls_logits [B, N, O], bbox_regression [B, N, 4], anchors [N, 4], and how many anchors each level has."""
-        cls_logits, bbox_regression, maps = self(self.normalised(batch))
+        cls_logits, bbox_regression, maps = self(self.images(batch))
         height, width = batch.images.shape[-2:]
         anchors = self.settings.anchors.grid(maps, self.neck.strides, (height, width), cls_logits.device)
         cells = [rows * columns * count for (rows, columns), count in zip(maps, self.per_cell, strict=True)]
@@ -146,9 +146,9 @@ def worth(foreground: Tensor) -> Tensor | slice:
 
 def best_pairs(
     scores: Sequence[Tensor], bbox_regression: Tensor, anchors: Tensor, coder: BoxCoder, post: PostProcess
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Candidates:
     """The best (anchor, class) pairs, by the limits of `post` per level, or else per class, which spare decoding the
-    rest: boxes [B, C, 4], scores [B, C], labels [B, C].
+    rest; boxes are not cut at any edge.
 
     Scores [B, N_l, K] of each level; offsets [B, N, 4] and anchors [N, 4] or [B, N, 4] are of all."""
     if post.per_level is None:
@@ -162,7 +162,7 @@ def best_pairs(
         best, positions, labels = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     places = positions.unsqueeze(-1).expand(-1, -1, 4)
     own = anchors.expand(len(bbox_regression), -1, 4)
-    return coder.decode(bbox_regression.gather(1, places), own.gather(1, places)), best, labels
+    return Candidates(coder.decode(bbox_regression.gather(1, places), own.gather(1, places)), best, labels)
 
 
 def _best_pairs(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,16 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
 from benchsuite.data.batch import Batch, Detections, ImageBatch
 from benchsuite.data.transforms import Input
+from benchsuite.models.postprocess import Candidates, PostProcess, select
 from benchsuite.settings import Part
-
-if TYPE_CHECKING:
-    from benchsuite.models.postprocess import PostProcess
 
 B = TypeVar("B", bound=ImageBatch)
 
@@ -46,8 +44,14 @@ class Detector(Trainable[Batch]):
         return None
 
     @abstractmethod
-    def detect(self, batch: Batch, post: "PostProcess") -> Detections:
-        """Detections in pixels of the resized images; the batch's boxes and labels are not looked at."""
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        """Scored boxes, before any is suppressed; the batch's boxes and labels are not looked at. Their number and
+        shape hang on the batch's frame alone, so that an exporter can follow. Of `post` only what spares work counts:
+        `per_level`."""
+
+    def detect(self, batch: Batch, post: PostProcess) -> Detections:
+        """Detections in pixels of the resized images: the best candidates, and what a detector finds beside boxes."""
+        return select(self.candidates(batch, post), post)
 
 
 class Model(Part):

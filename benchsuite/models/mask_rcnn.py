@@ -3,7 +3,7 @@
     sec. 3    "Mask R-CNN"          MaskRcnnDetector.mask_loss: L_mask on the channel of the RoI's class
     sec. 3    "Network Architecture" MaskHead (fig. 4, right)
     sec. 3.1  "Training"            targets: the intersection of a RoI and its object's mask
-    sec. 3.1  "Inference"           MaskRcnnDetector.finished: masks of the final detections alone
+    sec. 3.1  "Inference"           MaskRcnnDetector.detect: masks of the final detections alone
 
 Shapes: B images, T objects of all images together, K classes, R RoIs of all images together, C channels, S side of a
 pooled RoI, M = 2 S side of a mask, G side of a true mask in the coordinates of its box.
@@ -21,8 +21,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.errors import InputError
+from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.rcnn import FasterRcnn, FpnDetector
-from benchsuite.models.rcnn_parts import RoiAlign
+from benchsuite.models.rcnn_parts import RoiAlign, with_image
 from benchsuite.settings import Settings
 
 DETECTIONS = 100  # of an image at most, as COCO counts them: RoIs whose masks a test makes, for costs
@@ -84,16 +85,18 @@ class MaskRcnnDetector(FpnDetector):
         picked = zip(matches, foreground, starts, strict=True)
         rows = torch.cat([match[chosen] + start for match, chosen, start in picked])
         wanted = targets(batch.masks[real], batch.boxes[real], torch.cat(boxes), rows, 2 * self.mask_align.size)
-        logits = self._masks(levels, boxes, batch.labels[real][rows])
+        logits = self._masks(levels, *with_image(boxes), batch.labels[real][rows])
         return {"mask": binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(1, wanted.numel())}
 
-    def finished(self, levels: list[Tensor], found: Detections) -> Detections:
-        """The detections with their masks: probabilities of the channel of their class."""
-        real = found.labels >= 0
-        boxes = [each[chosen] for each, chosen in zip(found.boxes, real, strict=True)]
+    def detect(self, batch: Batch, post: PostProcess) -> Detections:
+        """The detections with their masks: probabilities of the channel of their class (sec. 3.1 "Inference")."""
+        images = self.images(batch)
+        levels = self.levels(images)
+        found = select(self.candidates_of(images, levels, batch.sizes), post)
+        places = (found.labels >= 0).nonzero(as_tuple=True)
+        logits = self._masks(levels, found.boxes[places], places[0], found.labels[places])
         side = 2 * self.mask_align.size
-        masks = found.boxes.new_zeros(*real.shape, side, side)
-        masks[real] = self._masks(levels, boxes, found.labels[real]).sigmoid()
+        masks = found.boxes.new_zeros(*found.labels.shape, side, side).index_put(places, logits.sigmoid())
         return replace(found, masks=masks)
 
     def forward(self, images: Tensor) -> Any:
@@ -103,9 +106,9 @@ class MaskRcnnDetector(FpnDetector):
         pooled = images.new_zeros(len(images) * DETECTIONS, self.neck.channels[0], size, size)
         return *predicted, self.mask_head(pooled)
 
-    def _masks(self, levels: list[Tensor], boxes: list[Tensor], classes: Tensor) -> Tensor:
-        """Logits [R, M, M] of the classes [R] (0-based) of RoIs [R_i, 4] of each image, in float32."""
-        logits = self.mask_head(self.mask_align(levels[: len(self.mask_align.strides)], boxes))
+    def _masks(self, levels: list[Tensor], boxes: Tensor, images: Tensor, classes: Tensor) -> Tensor:
+        """Logits [R, M, M] of the classes [R] (0-based) of RoIs [R, 4] of images [R], in float32."""
+        logits = self.mask_head(self.mask_align(levels[: len(self.mask_align.strides)], boxes, images))
         chosen: Tensor = logits[torch.arange(len(logits), device=logits.device), classes].float()
         return chosen
 

@@ -4,6 +4,7 @@ Whole batches at once: candidates are padded tensors, and images and classes are
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -120,29 +121,40 @@ class PostProcess(Settings):
     per_image: Count = 100
 
 
-def select(boxes: Tensor, scores: Tensor, labels: Tensor, post: PostProcess) -> Detections:
-    """The detections of B images with N candidates each.
+@dataclass(frozen=True)
+class Candidates:
+    """What the detections of B images are chosen from: N boxes each, how many hangs on the images' size alone.
 
-    boxes [B, N, 4] xyxy, scores [B, N], labels int64 [B, N] (0-based class, −1 for padding). Candidates at or below the
-    score threshold are padding too. Returns exactly `post.per_image` rows an image, sorted by falling score, padded.
+    boxes  [B, N, 4] xyxy in pixels of the batch's resized images, cut at their edges
+    scores [B, N]
+    labels int64 [B, N]  0-based class, -1 for padding
     """
-    boxes, scores = boxes.float(), scores.float()
-    labels = torch.where(scores > post.score_threshold, labels, -1)
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select(candidates: Candidates, post: PostProcess) -> Detections:
+    """The detections: exactly `post.per_image` rows an image, sorted by falling score, padded. Candidates at or below
+    the score threshold are as padding."""
+    boxes, scores = candidates.boxes.float(), candidates.scores.float()
+    labels = torch.where(scores > post.score_threshold, candidates.labels, -1)
     images, places = (labels >= 0).nonzero(as_tuple=True)
     groups = images << 32 | labels[images, places]  # one number for each pair of image and class
     if post.per_class is not None:
         order, rank = segments(scores[images, places], groups)
         best = order[rank < post.per_class].sort().values
         images, places, groups = images[best], places[best], groups[best]
-    candidates, classes = boxes[images, places], labels[images, places]
-    kept, values = post.nms.suppress(candidates, scores[images, places], groups)
+    chosen, classes = boxes[images, places], labels[images, places]
+    kept, values = post.nms.suppress(chosen, scores[images, places], groups)
     order, rank = segments(values, images[kept])
     best = rank < post.per_image
     kept, values = kept[order[best]], values[order[best]]
     cells = images[kept], rank[best]
     shape = len(boxes), post.per_image
     found = Detections(
-        boxes.new_zeros(*shape, 4).index_put_(cells, candidates[kept]),
+        boxes.new_zeros(*shape, 4).index_put_(cells, chosen[kept]),
         scores.new_zeros(shape).index_put_(cells, values),
         labels.new_full(shape, -1).index_put_(cells, classes[kept]),
     )

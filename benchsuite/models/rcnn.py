@@ -23,12 +23,11 @@ from typing import Any, Self
 import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from typing_extensions import override
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import Anchors, PyramidAnchors
 from benchsuite.models.boxes import clip
@@ -36,8 +35,8 @@ from benchsuite.models.detector import Backbone, Detector, Features, Model
 from benchsuite.models.fpn import Neck, PooledFpn, alike
 from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.normalise import Normalise
-from benchsuite.models.postprocess import PostProcess, select
-from benchsuite.models.rcnn_parts import SMALLEST, ProposalNetwork, Proposals, Roi, RoiHeads, Rpn
+from benchsuite.models.postprocess import Candidates, PostProcess
+from benchsuite.models.rcnn_parts import SMALLEST, ProposalNetwork, Proposals, Roi, RoiHeads, Rpn, shortest, with_image
 from benchsuite.models.resnet import ResNet, ResNetFeatures
 
 
@@ -94,7 +93,7 @@ class FasterRcnnC4(Model):
 
 
 class TwoStageDetector(Detector):
-    """What both share. The mode decides, as in torchvision: `losses` in training mode, `detect` in evaluation mode."""
+    """What both share. The mode decides, as in torchvision: `losses` in training mode, the rest in evaluation mode."""
 
     rpn: ProposalNetwork
     roi_heads: RoiHeads
@@ -122,7 +121,8 @@ class TwoStageDetector(Detector):
         ]
         levels, proposals, first = self._propose(batch, targets)
         proposals, matches, labels, offsets = self.roi_heads.select_training_samples(proposals, targets)
-        classification, bbox_regression = self.roi_heads.losses(*self._classify(levels, proposals), labels, offsets)
+        predicted = self._classify(levels, *with_image(proposals), [len(each) for each in proposals])
+        classification, bbox_regression = self.roi_heads.losses(*predicted, labels, offsets)
         return {
             "objectness": first["loss_objectness"],
             "proposal_regression": first["loss_rpn_box_reg"],
@@ -143,24 +143,24 @@ class TwoStageDetector(Detector):
         boxes each matches [R_i] (0 where it has none), and its class [R_i], 0 for the background."""
         return {}
 
-    def finished(self, levels: list[Tensor], found: Detections) -> Detections:
-        """The detections with what a detector finds beside boxes."""
-        return found
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        """Every pair of proposal and class: `post.per_level`, of dense detectors, does not count."""
+        images = self.images(batch)
+        return self.candidates_of(images, self.levels(images), batch.sizes)
 
-    def detect(self, batch: Batch, post: PostProcess) -> Detections:
-        """The best detections of every image; every (proposal, class) pair is a candidate: `post.per_level`, of dense
-        detectors, does not count."""
-        levels, proposals, _ = self._propose(batch)
-        logits, deltas = self._classify(levels, proposals)
-        counts = [len(each) for each in proposals]
-        # padded to [B, P, K] and [B, P, K, 4], P proposals an image, with scores that are above no threshold
-        each = logits.softmax(1)[:, 1:], self.roi_heads.decode(deltas, proposals)
-        scores, boxes = (pad_sequence(list(rows.split_with_sizes(counts)), batch_first=True) for rows in each)
-        boxes = clip(boxes.flatten(1, 2), batch.sizes)
-        labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
-        sides = (boxes[..., 2:] - boxes[..., :2]).amin(2)
-        found = select(boxes, scores.flatten(1), labels.masked_fill(sides < SMALLEST, -1), post)
-        return self.finished(levels, found)
+    def candidates_of(self, images: Tensor, levels: list[Tensor], sizes: Tensor) -> Candidates:
+        """The same of normalised images [B, 3, H, W] with valid areas `sizes` [B, 2], and their levels."""
+        proposals, real = self.rpn.propose(images, levels, sizes)
+        places = real.nonzero(as_tuple=True)  # RoIs are of these alone: what pads the proposals is not looked at
+        rois = proposals[places]
+        logits, deltas = self._classify(levels, rois, places[0], real.sum(1).tolist())
+        found = logits.softmax(1)[:, 1:]
+        shape = *real.shape, found.shape[1]
+        scores = found.new_zeros(shape).index_put(places, found).flatten(1)
+        decoded = found.new_zeros(*shape, 4).index_put(places, self.roi_heads.decode(deltas, rois))
+        boxes = clip(decoded.flatten(1, 2), sizes)
+        labels = torch.arange(shape[2], device=scores.device).expand(shape).flatten(1)
+        return Candidates(boxes, scores, labels.masked_fill(shortest(boxes) < SMALLEST, -1))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """Objectness [B, A, H_l, W_l] and offsets [B, 4 A, H_l, W_l] of each level, logits [R, K + 1] and offsets
@@ -183,20 +183,22 @@ class TwoStageDetector(Detector):
         return sum(level.shape[-2] * level.shape[-1] * count for level, count in zip(levels, counts, strict=True))
 
     def _propose(
-        self, batch: Batch, targets: list[dict[str, Tensor]] | None = None
+        self, batch: Batch, targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """The levels, the proposals [P_i, 4] of each image, and the losses of the first stage."""
-        images = self.normalised(batch)
+        """While it trains: the levels, the proposals [P_i, 4] of each image, and the losses of the first stage."""
+        images = self.images(batch)
         levels = self.levels(images)
         sizes = [(height, width) for height, width in batch.sizes.tolist()]
         proposals, losses = self.rpn(ImageList(images, sizes), dict(enumerate(levels)), targets)
         return levels, proposals, losses
 
-    def _classify(self, levels: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits [R, K + 1] and deltas [R, 4 (K + 1)] of proposals [R_i, 4] of each image, in float32."""
+    def _classify(
+        self, levels: Sequence[Tensor], rois: Tensor, images: Tensor, counts: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [R, K + 1] and deltas [R, 4 (K + 1)] of boxes [R, 4] of images [R], `counts` of each, in float32."""
         align = self.roi_heads.box_roi_pool
-        pooled = align(levels[: len(align.strides)], proposals)
-        logits, deltas = self.roi_heads.box_predictor(self.head(pooled, [len(each) for each in proposals]))
+        pooled = align(levels[: len(align.strides)], rois, images)
+        logits, deltas = self.roi_heads.box_predictor(self.head(pooled, counts))
         return logits.float(), deltas.float()
 
 

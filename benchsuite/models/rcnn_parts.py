@@ -16,13 +16,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops.poolers import LevelMapper
 
 from benchsuite.models.anchors import Anchors, PyramidAnchors
+from benchsuite.models.boxes import clip
 from benchsuite.models.fpn import alike
 from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.matcher import Share
+from benchsuite.models.nms import NOTHING, best_left
 from benchsuite.settings import Settings
 
 SMALLEST = 1e-2  # px; a detection with a shorter side, mostly one outside its image, is none (torchvision)
@@ -108,9 +110,13 @@ class AnchorGrid(nn.Module):
 
     def forward(self, images: ImageList, levels: list[Tensor]) -> list[Tensor]:
         """For each image [N, 4], of all levels [B, C, H_l, W_l] together; not to be written into."""
+        return [self.of(images.tensors, levels)] * len(images.image_sizes)
+
+    def of(self, images: Tensor, levels: list[Tensor]) -> Tensor:
+        """The same for all images [B, 3, H, W]."""
         maps = tuple((level.shape[-2], level.shape[-1]) for level in levels)
-        frame = images.tensors.shape[-2], images.tensors.shape[-1]
-        return [self.settings.grid(maps, self.strides, frame, levels[0].device)] * len(images.image_sizes)
+        frame = images.shape[-2], images.shape[-1]
+        return self.settings.grid(maps, self.strides, frame, levels[0].device)
 
 
 class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision is untyped
@@ -141,6 +147,40 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
         )
         self.box_loss = settings.bbox_regression
 
+    def propose(self, images: Tensor, levels: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images [B, 3, H, W] with valid areas `sizes` [B, 2]: boxes [B, P, 4], the best first, and which of them
+        are proposals, bool [B, P]. P hangs on the maps' sizes alone."""
+        objectness, deltas = self.head(levels)
+        cells = [level[0].numel() for level in objectness]
+        scores, deltas = concat_box_prediction_layers(objectness, deltas)
+        decoded = self.box_coder.decode(deltas, [self.anchor_generator.of(images, levels)] * len(images))
+        return self._best(decoded.view(len(images), -1, 4), scores.view(len(images), -1), sizes, cells)
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Torchvision's step while it trains: the proposals [P_i, 4] of each image; their scores are not used."""
+        scores = objectness.detach().view(len(proposals), -1)
+        sizes = torch.tensor(image_shapes, device=proposals.device)
+        boxes, real = self._best(proposals, scores, sizes, num_anchors_per_level)
+        return [each[mask] for each, mask in zip(boxes, real, strict=True)], []
+
+    def _best(self, boxes: Tensor, scores: Tensor, sizes: Tensor, cells: list[int]) -> tuple[Tensor, Tensor]:
+        """Of boxes [B, N, 4] and logits [B, N], `cells` on each level: the best of each level, and after NMS of all."""
+        ranked = [level.topk(min(self.pre_nms_top_n(), level.shape[1]), dim=1) for level in scores.split(cells, dim=1)]
+        starts = [sum(cells[:level]) for level in range(len(cells))]
+        places = torch.cat([level.indices + start for level, start in zip(ranked, starts, strict=True)], dim=1)
+        owners = torch.cat([torch.full_like(level.indices, i) for i, level in enumerate(ranked)], dim=1)
+        boxes = clip(boxes.gather(1, places.unsqueeze(2).expand(-1, -1, 4)), sizes)
+        scores = torch.cat([level.values for level in ranked], dim=1).sigmoid()
+        scores = scores.masked_fill(shortest(boxes) < self.min_size, NOTHING)
+        left, order = best_left(boxes, scores, owners, len(cells), self.nms_thresh, NOTHING / 2, self.post_nms_top_n())
+        return boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)), left > NOTHING / 2
+
     def compute_loss(
         self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
@@ -163,12 +203,12 @@ class RoiAlign(nn.Module):
         self.strides = tuple(strides)
         self.level_of = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
 
-    def forward(self, levels: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
-        """[R, C, S, S] of levels [B, C, H_l, W_l] and boxes [R_i, 4], xyxy in pixels, of each image."""
-        rois = torch.cat([torch.cat((each.new_full((len(each), 1), i), each), 1) for i, each in enumerate(boxes)])
+    def forward(self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """[R, C, S, S] of levels [B, C, H_l, W_l] and boxes [R, 4], xyxy in pixels, of images int64 [R]."""
+        rois = torch.cat((images.unsqueeze(1).to(boxes), boxes), dim=1)
         if len(levels) == 1:
             return self._pool(levels[0], rois, self.strides[0])
-        wanted = self.level_of(boxes)
+        wanted = self.level_of([boxes])
         pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], self.size, self.size)
         for position, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):
             chosen = (wanted == position).nonzero().squeeze(1)
@@ -214,10 +254,21 @@ class RoiHeads(RoIHeads):  # type: ignore[misc]  # torchvision is untyped
         box_loss = self.box_loss.sum(chosen, torch.cat(targets)[foreground])
         return cross_entropy(logits, wanted, reduction="sum") / count, box_loss / count
 
-    def decode(self, deltas: Tensor, proposals: list[Tensor]) -> Tensor:
-        """Boxes [R, K, 4] of the K classes from deltas [R, 4 (K + 1)] of proposals [R_i, 4] of each image."""
-        boxes: Tensor = self.box_coder.decode_single(deltas, torch.cat(proposals))
+    def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+        """Boxes [R, K, 4] of the K classes from deltas [R, 4 (K + 1)] of proposals [R, 4]."""
+        boxes: Tensor = self.box_coder.decode_single(deltas, proposals)
         return by_class(boxes)[:, 1:]
+
+
+def shortest(boxes: Tensor) -> Tensor:
+    """The shorter side [...] of boxes [..., 4], in pixels."""
+    return (boxes[..., 2:] - boxes[..., :2]).amin(-1)
+
+
+def with_image(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Boxes [R_i, 4] of each image as one [R, 4], and the image int64 [R] that each is of."""
+    images = [torch.full((len(each),), i, device=each.device) for i, each in enumerate(boxes)]
+    return torch.cat(list(boxes)), torch.cat(images)
 
 
 def by_class(rows: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 The output maps of two sizes, one twice the other, are merged by average where they share their cells and anchors: level
 l of the small image and level l + 1 of the large one. Further sizes add detections of their own.
 
-Shapes: B images of one size (one, where images differ), N_l anchors of a level, K classes, M candidates.
+Shapes: B images of one size (one, where images differ), N_l anchors of a level, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 import torch
@@ -15,14 +15,14 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch
 from benchsuite.data.transforms import Input, ShortSide
 from benchsuite.errors import InputError
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import clip
 from benchsuite.models.dense import DenseDetector, best_pairs
 from benchsuite.models.detector import Detector, Testing
-from benchsuite.models.postprocess import PostProcess, select
+from benchsuite.models.postprocess import Candidates, PostProcess
 
 
 class AsRead(Input):
@@ -157,11 +157,14 @@ class MultiScaleDetector(Detector):
         """Those of the detector it tests."""
         return self.detector.losses(batch)
 
-    def detect(self, batch: Batch, post: PostProcess) -> Detections:
-        """The detections from the candidates of all sizes together."""
-        parts = zip(*(self._candidates(maps, batch.sizes, post) for maps in self(self.images(batch))), strict=True)
-        boxes, scores, labels = (torch.cat(part, dim=1) for part in parts)
-        return select(boxes, scores, labels, post)
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        """Those of all sizes together."""
+        sizes = [self._candidates(maps, batch.sizes, post) for maps in self(self.images(batch))]
+        return Candidates(
+            torch.cat([each.boxes for each in sizes], dim=1),
+            torch.cat([each.scores for each in sizes], dim=1),
+            torch.cat([each.labels for each in sizes], dim=1),
+        )
 
     def images(self, batch: Batch) -> Tensor:
         """The normalised images, all of one size, without padding."""
@@ -191,12 +194,12 @@ class MultiScaleDetector(Detector):
             probabilities, offsets.float().split_with_sizes(counts, dim=1), cells, strides, (height, width)
         )
 
-    def _candidates(self, maps: OutputMaps, sizes: Tensor, post: PostProcess) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [B, M, 4] in pixels of images of `sizes` [B, 2], scores [B, M], labels [B, M]."""
+    def _candidates(self, maps: OutputMaps, sizes: Tensor, post: PostProcess) -> Candidates:
+        """In pixels of images of `sizes` [B, 2]."""
         settings = self.detector.settings
         anchors = settings.anchors.grid(maps.cells, maps.strides, maps.size, sizes.device)
         offsets = torch.cat(list(maps.offsets), dim=1)
-        boxes, scores, labels = best_pairs(maps.probabilities, offsets, anchors, settings.coder, post)
+        found = best_pairs(maps.probabilities, offsets, anchors, settings.coder, post)
         seen = sizes.new_tensor([maps.size]).expand_as(sizes)
         ratio = (sizes / seen).flip(1).repeat(1, 2).unsqueeze(1)  # x, y, x, y
-        return clip(boxes, seen) * ratio, scores, labels
+        return replace(found, boxes=clip(found.boxes, seen) * ratio)

@@ -18,7 +18,7 @@ from benchsuite.disk import outgoing
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.models.static import Static, static
+from benchsuite.models.static import Static
 from benchsuite.pipelines.detection import Detection
 from benchsuite.verbs.plan import Plan
 from benchsuite.verbs.plot import detection_of, require
@@ -70,7 +70,7 @@ def export(plan: Plan, store: Store, file: Path, pictures: int) -> Exported:
     require(fit, plan, store)
     data = pipeline.data.cut("val").open()
     detector = fit.trained(len(data.classes), store.verified(fit.key))
-    network = static(detector, pipeline.post, pipeline.input.frame)
+    network = Static(detector, pipeline.post, pipeline.input.frame, len(data.classes))
     operators = write(network, pipeline.input.frame, file)
     found = check(network, file, _pictures(pipeline, data, pictures, store))
     if found.boxes_px > BOXES or found.scores > SCORES:
