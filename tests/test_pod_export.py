@@ -10,12 +10,13 @@ from pod_cases import Tiny, statistics
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, nms
 
+from benchsuite.data.batch import Batch
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.models.detector import Detector, Edit
 from benchsuite.models.fpn import Fpn, PooledFpn
 from benchsuite.models.nms import grouped_nms
-from benchsuite.models.postprocess import Hard, PostProcess, Soft, Voting
+from benchsuite.models.postprocess import Candidates, Hard, PostProcess, Soft, Voting
 from benchsuite.models.rcnn import FasterRcnn, FasterRcnnC4
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.models.static import Static
@@ -64,17 +65,50 @@ def pictures() -> list[tuple[Tensor, Tensor]]:
     return [(images[0], torch.tensor([[64, 96]])), (images[1], torch.tensor([[50, 80]]))]
 
 
+LIMITS = [{"per_level": 60}, {"per_level": None, "per_class": 40}, {"per_class": 7}]
+
+
+@pytest.mark.parametrize("exporting", [False, True], ids=["eager", "exporting"])
+@pytest.mark.parametrize("limits", LIMITS, ids=["level", "class", "both"])
 @pytest.mark.parametrize("kind", ["retinanet", "c4", "fpn"])
-def test_fixed_shapes_find_what_the_detector_finds(kind: str) -> None:
-    network = Static(detector(kind), POST, FRAME, 3)
+def test_fixed_shapes_find_what_the_detector_finds(
+    kind: str, limits: dict[str, int | None], exporting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as an exporter goes through: with RoIs that are no proposals."""
+    post = POST.model_copy(update=limits)
+    network = Static(detector(kind), post, FRAME, 3)
     for image, size in pictures():
         with torch.inference_mode():
-            mine, theirs = network(image, size), network.detect(image, size)
+            theirs = network.detect(image, size)
+            monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+            mine = network(image, size)
+            monkeypatch.undo()
         real = theirs[2] >= 0
         assert real.any() and mine[0].shape == theirs[0].shape
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-        assert discrepancy(theirs, mine, POST).boxes_px < 1e-5
+        assert discrepancy(theirs, mine, post).boxes_px < 1e-5
+
+
+class Fixed(Detector):
+    """A user's own detector: two boxes, whatever it sees."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError  # it only detects here
+
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
+        shift = batch.images.float().mean((1, 2, 3)) * 0
+        boxes = torch.tensor([[1.0, 2, 30, 40], [2, 2, 30, 40]]) + shift.view(-1, 1, 1)
+        return Candidates(boxes, torch.tensor([[0.5, 0.75]]) + shift.view(-1, 1), torch.tensor([[1, 1]]))
+
+
+def test_any_detector_is_exported_by_its_candidates(tmp_path: Path) -> None:
+    for module in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(module, reason=f"{module} is not installed (benchsuite[export])")
+    network = Static(Fixed(), POST, FRAME, 2)
+    write(network, FRAME, tmp_path / "model.onnx")
+    found = check(network, tmp_path / "model.onnx", pictures())
+    assert (found.detections, found.boxes_px, found.scores) == (2, 0, 0), "one of each picture is left"
 
 
 def test_nms_by_groups() -> None:

@@ -151,10 +151,13 @@ class TwoStageDetector(Detector):
     def candidates_of(self, images: Tensor, levels: list[Tensor], sizes: Tensor) -> Candidates:
         """The same of normalised images [B, 3, H, W] with valid areas `sizes` [B, 2], and their levels."""
         proposals, real = self.rpn.propose(images, levels, sizes)
-        places = real.nonzero(as_tuple=True)  # RoIs are of these alone: what pads the proposals is not looked at
+        if torch.compiler.is_exporting():  # an exporter cannot follow RoIs whose number hangs on what is seen
+            places, counts = _everywhere(real), [real.shape[1]] * len(real)
+        else:
+            places, counts = real.nonzero(as_tuple=True), real.sum(1).tolist()
         rois = proposals[places]
-        logits, deltas = self._classify(levels, rois, places[0], real.sum(1).tolist())
-        found = logits.softmax(1)[:, 1:]
+        logits, deltas = self._classify(levels, rois, places[0], counts)
+        found = logits.softmax(1)[:, 1:] * real[places].unsqueeze(1)
         shape = *real.shape, found.shape[1]
         scores = found.new_zeros(shape).index_put(places, found).flatten(1)
         decoded = found.new_zeros(*shape, 4).index_put(places, self.roi_heads.decode(deltas, rois))
@@ -200,6 +203,12 @@ class TwoStageDetector(Detector):
         pooled = align(levels[: len(align.strides)], rois, images)
         logits, deltas = self.roi_heads.box_predictor(self.head(pooled, counts))
         return logits.float(), deltas.float()
+
+
+def _everywhere(real: Tensor) -> tuple[Tensor, ...]:
+    """Rows and columns of all places of a matrix, in order."""
+    rows, columns = (torch.arange(size, device=real.device) for size in real.shape)
+    return torch.cartesian_prod(rows, columns).unbind(1)
 
 
 class FpnDetector(TwoStageDetector):

@@ -171,7 +171,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
 
     def _best(self, boxes: Tensor, scores: Tensor, sizes: Tensor, cells: list[int]) -> tuple[Tensor, Tensor]:
         """Of boxes [B, N, 4] and logits [B, N], `cells` on each level: the best of each level, and after NMS of all."""
-        ranked = [level.topk(min(self.pre_nms_top_n(), level.shape[1]), dim=1) for level in scores.split(cells, dim=1)]
+        parts = scores.split_with_sizes(cells, dim=1)
+        ranked = [level.topk(min(self.pre_nms_top_n(), level.shape[1]), dim=1) for level in parts]
         starts = [sum(cells[:level]) for level in range(len(cells))]
         places = torch.cat([level.indices + start for level, start in zip(ranked, starts, strict=True)], dim=1)
         owners = torch.cat([torch.full_like(level.indices, i) for i, level in enumerate(ranked)], dim=1)

@@ -13,7 +13,7 @@ from benchsuite.models.detector import Detector
 from benchsuite.models.nms import NOTHING, best_left
 from benchsuite.models.postprocess import Hard, PostProcess
 
-Found = tuple[Tensor, Tensor, Tensor]
+PictureDetections = tuple[Tensor, Tensor, Tensor]
 """boxes [D, 4], scores [D], labels int64 [D] of one picture, padded."""
 
 
@@ -35,7 +35,7 @@ class Static(nn.Module):
         with torch.no_grad():  # what is made once and kept, as anchors, is there before an exporter looks
             self(torch.zeros(1, 3, *frame, dtype=torch.uint8), torch.tensor([frame]))
 
-    def forward(self, image: Tensor, size: Tensor) -> Found:
+    def forward(self, image: Tensor, size: Tensor) -> PictureDetections:
         """Of `image` uint8 [1, 3, H, W], padded at the right and bottom, with valid height and width `size` [1, 2]:
         what `detect` finds, padding with score 0 and label -1."""
         found = self.detector.candidates(_batch(image, size), self.post)
@@ -51,13 +51,13 @@ class Static(nn.Module):
         boxes = boxes.gather(1, places.unsqueeze(2).expand(-1, -1, 4)) * real.unsqueeze(2)
         return boxes[0], scores[0].clamp(min=0), torch.where(real, labels.gather(1, places), -1)[0]
 
-    def detect(self, image: Tensor, size: Tensor) -> Found:
+    def detect(self, image: Tensor, size: Tensor) -> PictureDetections:
         """The same as the detector itself does it."""
         found = self.detector.detect(_batch(image, size), self.post)
         return found.boxes[0], found.scores[0], found.labels[0]
 
 
-def _best_of_classes(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, count: int) -> Found:
+def _best_of_classes(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, count: int) -> PictureDetections:
     """The `count` best of each class, [1, K · count, …], of boxes [1, N, 4], scores [1, N] and labels [1, N]."""
     mine = labels == torch.arange(classes).unsqueeze(1)
     best, places = torch.where(mine, scores, NOTHING).topk(min(count, scores.shape[1]), dim=1)

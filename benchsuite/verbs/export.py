@@ -18,7 +18,7 @@ from benchsuite.disk import outgoing
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
 from benchsuite.models.postprocess import PostProcess
-from benchsuite.models.static import Static
+from benchsuite.models.static import PictureDetections, Static
 from benchsuite.pipelines.detection import Detection
 from benchsuite.verbs.plan import Plan
 from benchsuite.verbs.plot import detection_of, require
@@ -166,10 +166,6 @@ class Discrepancy:
     detections: int
     boxes_px: float
     scores: float
-
-
-PictureDetections = tuple[Tensor, Tensor, Tensor]
-"""boxes [D, 4], scores [D], labels [D] of one picture, padded."""
 
 
 def check(network: Static, file: Path, pictures: Sequence[tuple[Tensor, Tensor]]) -> Discrepancy:
