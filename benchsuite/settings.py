@@ -47,7 +47,8 @@ class Settings(BaseModel):
         return None
 
     def require(self) -> None:
-        """MissingData, one line with the cure, if something these settings need is not on this machine."""
+        """MissingData, one line with the cure, if something these settings need is not on this machine; InputError if
+        it is and does not do."""
 
     def deviations(self) -> tuple[str, ...]:
         """Where building from these settings departs from the paper (no pretrained weights here, say)."""

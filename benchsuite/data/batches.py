@@ -97,6 +97,15 @@ class Samples:
         return Batch(images, sizes, originals, torch.from_numpy(self.data.image_ids[chosen]), boxes, labels, masks)
 
 
+def trainable_images(data: DetectionSet) -> NDArray[np.int64]:
+    """Indices of the images that have a box to train on; InputError where there is none."""
+    boxes = np.concatenate([[0], np.cumsum(data.trainable)])
+    usable = np.flatnonzero(boxes[data.offsets[1:]] > boxes[data.offsets[:-1]])
+    if not len(usable):
+        raise InputError(f"{data.name}: none of its {len(data)} images has a box to train on; choose another split")
+    return usable
+
+
 class Batches(Dataset[Batch]):
     """`iterations` training batches of `batch` images that have boxes.
 
@@ -118,10 +127,7 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self.samples = Samples(data, input, augment, cache, masks)
         self.batch, self.seed, self.iterations = batch, seed, iterations
-        boxes = np.concatenate([[0], np.cumsum(self.samples.kept)])
-        self.usable = np.flatnonzero(boxes[data.offsets[1:]] > boxes[data.offsets[:-1]])
-        if not len(self.usable):
-            raise InputError(f"{data.name}: none of its {len(data)} images has a box to train on; choose another split")
+        self.usable = trainable_images(data)
         self.portrait = data.sizes[:, 0] > data.sizes[:, 1]
         self._order: tuple[int, NDArray[np.int64]] | None = None
 

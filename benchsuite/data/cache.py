@@ -131,7 +131,7 @@ def _write(path: Path, decode: Reader, offsets: np.ndarray[tuple[int], np.dtype[
         with ThreadPoolExecutor(torch.get_num_threads()) as pool, half.open("wb") as file:
             for first in range(0, len(offsets) - 1, 64):
                 for image in pool.map(decode, range(first, min(first + 64, len(offsets) - 1))):
-                    digest.update(image.numpy())
+                    digest.update(image.numpy().data)
                     file.write(image.numpy().data)
             file.write(digest.digest())
             file.flush()

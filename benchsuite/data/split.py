@@ -3,6 +3,7 @@ part of one; and the two splits that a table needs."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -109,6 +110,12 @@ def first_on_disk(options: Sequence[D]) -> D:
         else:
             return option
     raise missing
+
+
+@lru_cache(maxsize=4)
+def opened(data: Data) -> Any:
+    """A split, opened once for all who only look at it. MissingData or InputError as `Data.open`."""
+    return data.open()
 
 
 def require_same_classes(train: Data, other: Data) -> None:

@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from benchsuite.data.batch import Batch
 from benchsuite.data.batches import EvalBatches
-from benchsuite.data.dataset import DetectionData
+from benchsuite.data.dataset import DetectionData, DetectionSet
+from benchsuite.data.split import opened
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError
@@ -74,12 +75,19 @@ class Scales(Job):
     def label(self) -> str:
         return f"scales of {self.images} images seed {self.train.seed}"
 
-    def do(self, context: Context) -> None:
-        """Run over images drawn from `seed`, one at a time: padding to a batch would be averaged too."""
-        data = self.data.open()
+    @override
+    def require(self) -> None:
+        self._fits(opened(self.data))
+
+    def _fits(self, data: DetectionSet) -> None:
         if self.images > len(data):
             raise InputError(f"{data.name}: has {len(data)} images, scales of {self.images} are asked for; "
                              "lower measure.images")  # fmt: skip
+
+    def do(self, context: Context) -> None:
+        """Run over images drawn from `seed`, one at a time: padding to a batch would be averaged too."""
+        data = self.data.open()
+        self._fits(data)
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(data), self.images, replace=False))
         detector = self.train.trained(len(data.classes), context.inputs["train"])
         convs = learners(detector)

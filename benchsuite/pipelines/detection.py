@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from benchsuite.data.batches import Batches, EvalBatches
-from benchsuite.data.dataset import DetectionData, no_masks
-from benchsuite.data.split import require_same_classes
+from benchsuite.data.batches import Batches, EvalBatches, trainable_images
+from benchsuite.data.dataset import DetectionData, DetectionSet, no_masks
+from benchsuite.data.split import opened, require_same_classes
 from benchsuite.data.subset import DetectionSplits
 from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
@@ -69,6 +69,10 @@ class Train(Job):
     @override
     def label(self) -> str:
         return f"train {f'{self.model.adjective} ' if isinstance(self.model, Design) else ''}seed {self.seed}"
+
+    @override
+    def require(self) -> None:
+        trainable_images(opened(self.data))
 
     def do(self, context: Context) -> None:
         """Build from the seed, then train; the same seed gives the same start to every row."""
@@ -253,14 +257,21 @@ class Time(Job):
     def label(self) -> str:
         return f"time seed {self.train.seed}"
 
+    @override
+    def require(self) -> None:
+        self._fits(opened(self.data))
+
+    def _fits(self, data: DetectionSet) -> None:
+        if len(data) < self.timing.batch:
+            raise InputError(f"{data.name}: has {len(data)} images; lower timing.batch, which is {self.timing.batch}")
+
     def do(self, context: Context) -> None:
         """Load the weights and measure. BenchError on another device than the one that the key names."""
         here = device_name(context.device)
         if here != self.device:
             raise BenchError(f"timing: planned for {self.device}, but this is {here}; plan with the device to run on")
         data = self.data.open()
-        if len(data) < self.timing.batch:
-            raise InputError(f"{data.name}: has {len(data)} images; lower timing.batch, which is {self.timing.batch}")
+        self._fits(data)
         detector = tested(self.train.trained(len(data.classes), context.inputs["train"]), self.testing)
         batches = EvalBatches(data, self.input, self.timing.batch, context.cache)
         whole = min(self.timing.repeats, len(data) // self.timing.batch)

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchsuite.data.split import Data
+from benchsuite.data.split import Data, opened
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Job
+from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.explain import explain
@@ -211,8 +212,15 @@ def _refuse_equal_rows(planned: Sequence[PlannedRow]) -> None:
             )
 
 
-def require_all(plan: Plan) -> None:
-    """MissingData, with what to download, if a dataset or weights file that the plan needs is not here."""
+def require_all(plan: Plan, store: Store | None = None) -> None:
+    """MissingData, with what to download, if a dataset or weights file that the plan needs is not here; InputError if
+    what is here does not do for a job that is not in the store yet: annotations with a mistake, too few images."""
     for planned in plan.rows:
         for settings in walk(planned.pipeline):
             settings.require()
+    for key, job in plan.jobs.items():
+        if store is None or store.artifact(key) is None:
+            for name in type(job).model_fields:
+                if isinstance(data := getattr(job, name), Data):
+                    opened(data)
+            job.require()

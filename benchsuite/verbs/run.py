@@ -76,11 +76,11 @@ def run_plan(
 ) -> Ran:
     """Do every job of the plan that the store does not hold, then write results.
 
-    MissingData before anything starts if data or weights are not here. A failed job does not stop the others; what
-    was measured is written all the same, and `exit_code` is not 0.
+    MissingData before anything starts if data or weights are not here, InputError if they do not do. A failed job does
+    not stop the others; what was measured is written all the same, and `exit_code` is not 0.
     """
     store, options = store or Store(), options or RunOptions()
-    require_all(plan)
+    require_all(plan, store)
     slots = Slots.on(plan.device, options.slots)
     jobs = list(plan.jobs.values())
     outcome = run_jobs(
