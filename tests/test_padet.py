@@ -16,7 +16,7 @@ from benchsuite.models.boxes import BoxCoder, iou
 from benchsuite.models.cost import parameters
 from benchsuite.models.default_boxes import DefaultBoxes
 from benchsuite.models.matcher import BACKGROUND, IGNORED
-from benchsuite.models.postprocess import PostProcess, Soft, select
+from benchsuite.models.postprocess import Candidates, PostProcess, Soft, select
 from benchsuite.papers.padet import PADet, Predictions
 from benchsuite.papers.padet_decoder import EncoderDecoder
 from benchsuite.papers.padet_matching import drop, match
@@ -462,7 +462,8 @@ def test_soft_nms_order() -> None:
     """Linear, N_t = 0.3 (sec. 3.3): 1, 4, 5, 2, 3."""
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5], [5, 0, 15, 10], [6, 0, 16, 10], [40, 40, 50, 50]]])
     post = PostProcess(score_threshold=0.01, per_level=None, per_class=1000, nms=Soft(method="linear"), per_image=300)
-    found = select(boxes, torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5]]), torch.zeros(1, 5, dtype=torch.long), post)
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5]])
+    found = select(Candidates(boxes, scores, torch.zeros(1, 5, dtype=torch.long)), post)
     kept = found.labels[0] >= 0
     assert found.scores[0, kept].tolist() == pytest.approx([0.9, 0.6, 0.5, 0.4, 0.084848], abs=1e-6)
     assert found.boxes[0, kept].tolist() == boxes[0, [0, 3, 4, 1, 2]].tolist()

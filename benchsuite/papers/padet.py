@@ -17,7 +17,7 @@ background, t [B, N, 4] the box.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -27,7 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import deform_conv2d
 from typing_extensions import override
 
-from benchsuite.data.batch import Batch, Detections
+from benchsuite.data.batch import Batch
 from benchsuite.models.anchors import Anchors
 from benchsuite.models.boxes import BoxCoder, clip
 from benchsuite.models.default_boxes import DefaultBoxes
@@ -37,7 +37,7 @@ from benchsuite.models.fpn import Neck
 from benchsuite.models.losses import BoxLoss, ClassLoss, SmoothL1, Softmax
 from benchsuite.models.matcher import IGNORED, Assignment, OneToOne
 from benchsuite.models.normalise import Normalise
-from benchsuite.models.postprocess import PostProcess, select
+from benchsuite.models.postprocess import Candidates, PostProcess
 from benchsuite.models.vgg import Vgg
 from benchsuite.papers.padet_decoder import EncoderDecoder, cbr, msra
 from benchsuite.papers.padet_matching import Counts, Matched, drop, match
@@ -368,7 +368,7 @@ class PADetDetector(Detector):
         return self.settings.bbox_regression.sum(predicted, wanted) / matched.divisor
 
     @override
-    def detect(self, batch: Batch, post: PostProcess) -> Detections:
+    def candidates(self, batch: Batch, post: PostProcess) -> Candidates:
         """Every promoted anchor whose p reaches θ, refined, with every class."""
         found, anchors = self.predict(batch)
         model = self.settings
@@ -377,8 +377,8 @@ class PADetDetector(Detector):
             scores = scores * (found.p.sigmoid() >= model.scoring.threshold).unsqueeze(-1)
         promoted = anchors if found.x is None else model.coder.decode(found.x, anchors)
         levels = scores.split_with_sizes(self.cells(found.maps), dim=1)
-        boxes, best, labels = best_pairs(levels, found.t, promoted, model.coder, post)
-        return select(clip(boxes, batch.sizes), best, labels, post)
+        best = best_pairs(levels, found.t, promoted, model.coder, post)
+        return replace(best, boxes=clip(best.boxes, batch.sizes))
 
     def cells(self, maps: Sequence[tuple[int, int]]) -> list[int]:
         """Anchors of each level whose map has (H, W) cells."""
@@ -406,7 +406,7 @@ class PADetDetector(Detector):
 
     def predict(self, batch: Batch) -> tuple[Predictions, Tensor]:
         """For a batch: predictions and the initial anchors [N, 4]."""
-        found: Predictions = self(self.normalised(batch))
+        found: Predictions = self(self.images(batch))
         frame = batch.images.shape[-2], batch.images.shape[-1]
         return found, self.settings.anchors.grid(found.maps, self.neck.strides, frame, found.t.device)
 
