@@ -240,6 +240,22 @@ def test_small_tiers_fit_their_anchors(name: str, tier: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "backbone",
+    [
+        "{kind: resnet.ResNet, depth: 50}",
+        "{kind: timm_backbone.Timm, name: seresnet50}",
+        "{kind: lite0.Lite0, weights: null}",
+        "{kind: vgg.Vgg, depth: 11, levels: [conv4, conv5, fc7]}",
+    ],
+)
+def test_any_backbone_of_three_maps(backbone: str) -> None:
+    overrides = [f"model.backbone={backbone}", "model.anchors.steps=null"]
+    row = planned("assd-table3", rows=["assd513"], overrides=overrides).rows[0]
+    anchors = row.pipeline.inspect()["anchors"]
+    assert anchors == 25_844 if "vgg" not in backbone else anchors > 25_844, "fc7 is as fine as conv5"
+
+
+@pytest.mark.parametrize(
     ("override", "told"),
     [
         ("input.height=321", "no cell is left for level 7, after a level of 2×3"),
