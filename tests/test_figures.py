@@ -132,3 +132,14 @@ def test_testdev_sets_our_minival_beside_the_papers_and_apart_from_test_dev(stor
 def test_tables_of_test_dev_are_drawn_so(stored: Results, recipe: str) -> None:
     table = of_testdev(stored).model_copy(update={"recipe": recipe})
     assert "ours, minival" in texts(figures.default(table))
+
+
+@pytest.mark.parametrize("name", ["ablation", "bars", "differences"])
+def test_long_titles_of_panels_do_not_meet(stored: Results, name: str) -> None:
+    long = tuple(c.model_copy(update={"label": f"Time of the forward pass, {c.id} (s)"}) for c in stored.columns)
+    figure = figures.draw(name, stored.model_copy(update={"columns": long}))
+    figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_visible()]
+    assert len(titles) > 3
+    assert not any(a.overlaps(b) for place, a in enumerate(titles) for b in titles[:place])
+    assert all(title.x1 <= figure.bbox.x1 for title in titles)

@@ -84,6 +84,15 @@ def headline(figure: Figure, text: str) -> None:
     figure.suptitle(lines, x=0.01, ha="left", fontsize=8)
 
 
+def panel_title(axes: Axes, text: str) -> None:
+    """What stands above a panel, in as many lines as its width needs."""
+    place = axes.get_subplotspec()
+    across = 1 if place is None else place.get_gridspec().ncols
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes.set_title(textwrap.fill(text, max(8, round(11 * (figure.get_figwidth() / across - 0.4)))))
+
+
 ACROSS = 3
 """Panels beside each other."""
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing
+from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing, panel_title
 from benchsuite.report.grids import label
 from benchsuite.report.results import Results
 
@@ -37,4 +37,4 @@ def panel(axes: Axes, section: Section, column: Column) -> None:
     if absent:
         axes.bar([x - 0.2 for x in absent], max(values, default=1.0), 0.38, **HATCHED,
                  label=missing([rows[x] for x in absent]))  # fmt: skip
-    axes.set_title(label(column))
+    panel_title(axes, label(column))

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Cell, Section, compare
-from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing
+from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing, panel_title
 from benchsuite.report.grids import label
 from benchsuite.report.results import Results, RowRecord
 
@@ -42,7 +42,7 @@ def panel(axes: Axes, section: Section, column: Column, rows: tuple[RowRecord, .
         axes.axvspan(x - 0.39, x - 0.01, **HATCHED, label=missing([rows[other] for other in absent]))
     low, high = _limits(list(cells.values()))
     axes.set_ylim(low, high)
-    axes.set_title(f"Δ {label(column)}")
+    panel_title(axes, f"Δ {label(column)}")
 
 
 def _limits(cells: list[Cell]) -> tuple[float, float]:

@@ -6,7 +6,17 @@ from matplotlib.typing import FillStyleType
 
 from benchsuite.recipe.recipe import MINIVAL, Column
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.figures._style import ACROSS, HATCHED, OURS, PAPER, legend, missing, new_figure, style
+from benchsuite.report.figures._style import (
+    ACROSS,
+    HATCHED,
+    OURS,
+    PAPER,
+    legend,
+    missing,
+    new_figure,
+    panel_title,
+    style,
+)
 from benchsuite.report.grids import label
 from benchsuite.report.results import Results
 
@@ -43,7 +53,7 @@ def _panel(axes: Axes, section: Section, testdev: Column, minival: Column) -> No
                           label="ours" if own else "ours, minival")  # fmt: skip
         elif row.role == "run":
             axes.axhspan(y - 0.4, y + 0.4, **HATCHED, label=missing([row]))
-    axes.set_title(label(testdev).removesuffix(" test-dev"))
+    panel_title(axes, label(testdev).removesuffix(" test-dev"))
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=6.5)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
