@@ -1,0 +1,95 @@
+"""The command's groups of verbs, the options that verbs share, and what those mean."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from benchsuite.errors import InputError
+
+if TYPE_CHECKING:
+    from benchsuite.verbs.plan import Plan
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Re-run the published tables of object-detection papers, one command a table.\n\n"
+    "bench list · bench run har-table1 · bench compare results/*.json · bench plot har-table1",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look after datasets.\n\nbench data verify --data ~/coco")
+app.add_typer(data_app, name="data")
+store_app = typer.Typer(no_args_is_help=True, help="Look after finished work.\n\nbench store list")
+app.add_typer(store_app, name="store")
+
+
+def complete(incomplete: str) -> list[str]:
+    """Recipe ids for shell completion."""
+    from benchsuite.recipe.shelf import available
+
+    return [recipe_id for recipe_id in available() if recipe_id.startswith(incomplete)]
+
+
+Ids = Annotated[list[str], typer.Argument(help="Recipe ids, globs ('har-*') or YAML files.", autocompletion=complete)]
+Id = Annotated[str, typer.Argument(help="A recipe id or a YAML file.", autocompletion=complete)]
+Tier = Annotated[str, typer.Option("--tier", "-t", help="smoke (seconds), mini (minutes) or paper (the real thing).")]
+Rows = Annotated[str, typer.Option(help="Only these rows, by id, with commas.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas: 0,1,2. By default the tier's own.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Use this dataset instead: a COCO folder, a COCO-format folder or a VOCdevkit; for classification "
+        "CIFAR-100's files or one folder a class.",
+    ),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BENCH_DATA.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set solver.lr=0.01. Repeatable.")]
+StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+Form = Literal["png", "pdf", "svg"]
+Device = Annotated[
+    str, typer.Option(envvar="BENCH_DEVICE", help="cpu, cuda, cuda:N, or auto: CUDA where there is one.")
+]
+
+
+def split(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def seeds_of(text: str) -> list[int]:
+    """The numbers of --seeds; InputError for others."""
+    try:
+        return [int(part) for part in split(text)]
+    except ValueError:
+        raise InputError(f"--seeds {text}: is not a list of whole numbers; for instance --seeds 0,1,2") from None
+
+
+def target_of(verb: str, text: str) -> tuple[str, str]:
+    """RECIPE/ROW as two; the recipe may be a file in a folder."""
+    recipe, _, row = text.rpartition("/")
+    if not recipe or not row or row.endswith((".yaml", ".yml")):
+        raise InputError(f"{verb} '{text}': needs RECIPE/ROW; for instance har-table1/baseline or mine.yaml/baseline")
+    return recipe, row
+
+
+def planned_of(
+    ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
+    device: str = "auto",
+) -> "Plan":  # fmt: skip
+    """The plan that a verb's options ask for."""
+    from benchsuite.recipe.recipe import select
+    from benchsuite.verbs.plan import make_plan
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    recipes = select(ids)
+    return make_plan(
+        recipes, tier, rows=split(rows), seeds=seeds_of(seeds), data=data, overrides=sets or (), device=device
+    )
+
+
+Out = Annotated[Path, typer.Option(help="Folder of the results files that say what is needed.")]

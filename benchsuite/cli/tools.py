@@ -1,0 +1,110 @@
+"""Verbs about files and this machine: detections, datasets, exports, what is installed."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchsuite.cli.options import (
+    Data,
+    DataRoot,
+    Json,
+    Seeds,
+    Sets,
+    StoreDir,
+    Tier,
+    app,
+    complete,
+    data_app,
+    planned_of,
+    target_of,
+)
+from benchsuite.errors import InputError
+from benchsuite.verbs.terminal import print_json
+
+
+@app.command()
+def score(
+    ground_truth: Annotated[Path, typer.Argument(help="A COCO JSON, or a VOCdevkit split: VOCdevkit/VOC2007:test.")],
+    detections: Annotated[Path, typer.Argument(help="A COCO results JSON, or a folder of VOC comp4 files.")],
+    protocol: Annotated[str, typer.Option(help="coco, voc07 (11-point) or voc12 (area).")] = "coco",
+    as_json: Json = False,
+) -> None:
+    """Score anybody's detections.
+
+    bench score instances_val2017.json detections.json --protocol coco
+    """
+    from benchsuite.verbs.listing import print_score
+    from benchsuite.verbs.score import score as score_files
+
+    found = score_files(ground_truth, detections, protocol)
+    print_json(found) if as_json else print_score(found)
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(help="RECIPE/ROW, trained before.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
+    tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
+    store: StoreDir = None,
+    images: Annotated[int, typer.Option(help="On how many pictures to hold it against torch.", min=0)] = 4,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a trained detector as an ONNX file of standard operators, and hold its detections against torch's.
+
+    bench export pod-table2/retina-50-fd --tier mini -o retina.onnx
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.export import export as write
+    from benchsuite.verbs.listing import print_export
+
+    recipe, row = target_of("export", target)
+    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets)
+    found = write(planned, Store(store), out, images)
+    print_json(found.form()) if as_json else print_export(found)
+
+
+@data_app.command()
+def verify(
+    recipe: Annotated[str, typer.Argument(help="Recipe whose dataset to check.", autocompletion=complete)] = "",
+    tier: Tier = "paper", data: Data = None, data_root: DataRoot = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Count images, and boxes or classes; find missing and undecodable files, degenerate boxes, unknown classes.
+
+    bench data verify --data ~/coco
+
+    bench data verify har-table1 --data-root /data
+    """
+    from benchsuite.data.locate import open_any_folder
+    from benchsuite.data.verify import verify as verify_data
+    from benchsuite.verbs.listing import print_verified
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    if recipe:
+        splits = planned_of([recipe], tier, "", "", data, data_root, None).rows[0].pipeline.data
+        checked = [splits.cut("train"), splits.cut("val")]
+    elif data is not None:
+        checked = list(open_any_folder(data))
+    else:
+        raise InputError("data verify: needs a recipe id or --data DIR; for instance bench data verify --data ~/coco")
+    reports = [verify_data(split) for split in checked]
+    print_json([report.form() for report in reports]) if as_json else print_verified(reports)
+    raise typer.Exit(1 if any(report.problems for report in reports) else 0)
+
+
+@app.command()
+def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = False) -> None:
+    """Check this machine: packages, devices, datasets, weights, disk.
+
+    bench doctor --json
+    """
+    from benchsuite.verbs.doctor import doctor as examine
+    from benchsuite.verbs.listing import print_checks
+
+    if data_root is not None:
+        os.environ["BENCH_DATA"] = str(data_root)
+    checks = examine(store)
+    print_json([check.form() for check in checks]) if as_json else print_checks(checks)
+    raise typer.Exit(0 if all(check.ok for check in checks if check.needed) else 1)

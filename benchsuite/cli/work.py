@@ -1,0 +1,127 @@
+"""Verbs about work that is done or under way: the store, its jobs and their logs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchsuite.cli.options import Json, Out, StoreDir, app, store_app
+from benchsuite.verbs.terminal import print_json
+
+
+@app.command()
+def status(store: StoreDir = None, as_json: Json = False) -> None:
+    """Show the jobs of a store that are not finished, and which of them some run works on now.
+
+    bench status
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_status
+    from benchsuite.verbs.status import unfinished
+
+    found = unfinished(Store(store))
+    print_json([each.form() for each in found]) if as_json else print_status(found)
+
+
+@app.command()
+def logs(
+    key: Annotated[str, typer.Argument(help="A job's key, or how it begins; see `bench status`.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
+    store: StoreDir = None,
+) -> None:  # fmt: skip
+    """Show what a job printed, and a training's log.
+
+    bench logs 3fa9 -f
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.status import find, lines
+
+    kept = Store(store)
+    for line in lines(kept, find(kept, key), follow):
+        print(line, flush=True)
+
+
+@store_app.command("list")
+def store_list(store: StoreDir = None, out: Out = Path("results"), as_json: Json = False) -> None:
+    """List finished jobs, the largest first, and whether a results file hangs on them.
+
+    bench store list --json | jq 'map(.bytes) | add'
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_store
+    from benchsuite.verbs.store import contents
+
+    found = contents(Store(store), out)
+    print_json([each.form() for each in found]) if as_json else print_store(found)
+
+
+@store_app.command("verify")
+def store_verify(store: StoreDir = None, as_json: Json = False) -> None:
+    """Read every file of every finished job and compare it with what was recorded when it was written.
+
+    bench store verify
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.store import damaged, keys
+    from benchsuite.verbs.terminal import print_things
+
+    kept = Store(store)
+    told = list(damaged(kept))
+    print_json(told) if as_json else print_things(*told, f"{len(keys(kept))} finished jobs, {len(told)} damaged")
+    raise typer.Exit(1 if told else 0)
+
+
+@store_app.command("prune")
+def store_prune(
+    store: StoreDir = None, out: Out = Path("results"),
+    everything: Annotated[bool, typer.Option("--all", help="Also what results files name.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Delete finished jobs that no results file names, and checkpoints on which nobody works.
+
+    bench store prune           says what would go
+
+    bench store prune --yes     deletes it
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.listing import print_pruned
+    from benchsuite.verbs.store import delete, size, unneeded
+
+    kept = Store(store)
+    paths = unneeded(kept, out, everything)
+    freed = delete(kept, paths) if yes else sum(size(path) for path in paths)
+    form = {"deleted": yes, "bytes": freed, "paths": [path.as_posix() for path in paths]}
+    print_json(form) if as_json else print_pruned(paths, freed, yes)
+
+
+@store_app.command("export")
+def store_export(
+    file: Annotated[Path, typer.Argument(help="The archive to write: .tar or .tar.gz.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys of jobs; else all that results files name.")] = None,
+    store: StoreDir = None, out: Out = Path("results"),
+) -> None:  # fmt: skip
+    """Pack finished jobs, with all they were made from, into one archive.
+
+    bench store export table.tar.gz
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.store import named, pack
+    from benchsuite.verbs.terminal import print_things
+
+    kept = Store(store)
+    packed = pack(kept, keys or sorted(named(kept, out)), file)
+    print_things(f"{file}: {len(packed)} jobs")
+
+
+@store_app.command("import")
+def store_import(file: Annotated[Path, typer.Argument(help="An archive of `export`.")], store: StoreDir = None) -> None:
+    """Take the jobs of an archive into the store, each checked first.
+
+    bench store import table.tar.gz
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.store import unpack
+    from benchsuite.verbs.terminal import print_things
+
+    print_things(f"{file}: {len(unpack(Store(store), file))} jobs were new")
