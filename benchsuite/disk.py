@@ -39,6 +39,14 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; False, too, for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_within(path: Path, cure: str, limit: int = LIMIT) -> bytes:
     """All of a regular file; InputError, ending in `cure`, where it cannot be read or has more than `limit` bytes."""
     try:
@@ -88,6 +96,8 @@ def read_typed(path: Path, form: type[T], cure: str, limit: int = LARGE) -> T:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError):  # what is it to a reader less strict, or where is it none?
             return msgspec.convert(parse_json(text, str(path), cure), form)
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: has half of a surrogate pair, which is no text; {cure}") from None
     except RecursionError:
         raise InputError(f"{path}: is nested too deep to be read; {cure}") from None
     except (msgspec.MsgspecError, MemoryError) as error:

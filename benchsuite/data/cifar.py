@@ -17,10 +17,12 @@ from pydantic import Field
 
 from benchsuite.data.classification import ClassificationData, ClassificationSet
 from benchsuite.data.files import fingerprint, looked_in, roots
+from benchsuite.disk import LARGE, read_within, told
 from benchsuite.errors import InputError, MissingData
 
 FOLDER = "cifar-100-python"
 ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+CURE = f"download it again from {ARCHIVE}"
 
 
 class Cifar100(ClassificationData):
@@ -39,7 +41,10 @@ class Cifar100(ClassificationData):
     def classes(self) -> tuple[str, ...]:
         """The fine classes as `meta` lists them."""
         file = self._found() / "meta"
-        return tuple(str(name) for name in _field(load(file), "fine_label_names", list, file))
+        names = _field(load(file), "fine_label_names", list, file)
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"{file}: fine_label_names are not all text; {CURE}")
+        return tuple(names)
 
     def fingerprint(self) -> str:
         """Hash of the split's file and of `meta`."""
@@ -52,11 +57,11 @@ class Cifar100(ClassificationData):
         classes = self.classes
         content = load(folder / self.split)
         pixels = _field(content, "data", np.ndarray, folder / self.split)
-        labels = np.array(_field(content, "fine_labels", list, folder / self.split))
+        labels = _labels(_field(content, "fine_labels", list, folder / self.split), folder / self.split)
         _check(folder / self.split, pixels, labels, len(classes))
         # Rows are the red, then the green, then the blue plane.
         images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        return ClassificationSet(self.name, classes, images, labels.astype(np.int64), self.fingerprint())
+        return ClassificationSet(self.name, classes, images, labels, self.fingerprint())
 
     def _found(self) -> Path:
         folders = [folder for root in roots("cifar100", self.folder) for folder in (root / FOLDER, root)]
@@ -91,29 +96,34 @@ class _Unpickler(pickle.Unpickler):
 def load(path: Path) -> dict[str, Any]:
     """A pickled dict of plain values; InputError for anything else, before any of it runs."""
     try:
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _Unpickler(io.BytesIO(read_within(path, CURE, LARGE)), encoding="latin1").load()
+    except InputError:
+        raise
     # A broken pickle may raise nearly anything (IndexError, KeyError, UnicodeDecodeError, …).
     except Exception as error:
-        raise InputError(
-            f"{path}: cannot be read as CIFAR's file ({error}); download it again from {ARCHIVE}"
-        ) from error
+        raise InputError(f"{path}: cannot be read as CIFAR's file ({told(error)}); {CURE}") from error
     if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: holds a {type(content).__name__}, not CIFAR's dict; download it again from {ARCHIVE}"
-        )
+        raise InputError(f"{path}: holds a {type(content).__name__}, not CIFAR's dict; {CURE}")
     return content
 
 
 def _field(content: dict[str, Any], name: str, kind: type, path: Path) -> Any:
     if not isinstance(content.get(name), kind):
-        raise InputError(f"{path}: has no {kind.__name__} `{name}`; download it again from {ARCHIVE}")
+        raise InputError(f"{path}: has no {kind.__name__} `{name}`; {CURE}")
     return content[name]
 
 
-def _check(path: Path, pixels: NDArray[Any], labels: NDArray[Any], count: int) -> None:
+def _labels(listed: list[Any], path: Path) -> NDArray[np.int64]:
+    for place, label in enumerate(listed):
+        if type(label) is not int or not 0 <= label < 2**31:
+            raise InputError(f"{path}: fine_labels[{place}] is no label but a {type(label).__name__}; {CURE}")
+    return np.array(listed, np.int64)
+
+
+def _check(path: Path, pixels: NDArray[Any], labels: NDArray[np.int64], count: int) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
         raise InputError(f"{path}: images are {pixels.dtype} {pixels.shape}, not uint8 [N, 3072]; download it again")
-    if labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
+    if len(labels) != len(pixels):
         raise InputError(f"{path}: {labels.size} labels for {len(pixels)} images; download it again")
     if len(labels) and (labels.min() < 0 or labels.max() >= count):
         raise InputError(f"{path}: a label is not in 0..{count - 1}, the classes of `meta`; download both again")

@@ -13,6 +13,7 @@ from benchsuite.data.dataset import DetectionData
 from benchsuite.data.files import data_root
 from benchsuite.data.imagenet import Folders, has_classes
 from benchsuite.data.voc import Voc, splits_of
+from benchsuite.disk import is_file
 from benchsuite.errors import InputError
 
 __all__ = ["data_root", "open_class_folder", "open_folder"]
@@ -116,7 +117,7 @@ def _images(path: Path, split: str, annotations: Path) -> Path:
         path,
     ]
     for folder in folders:
-        if any((folder / name).is_file() for name in names):
+        if any(is_file(folder / name) for name in names):
             return folder
     shown = f", such as {names[0]}," if names else ""
     looked = ", ".join(folder.relative_to(path).as_posix() for folder in folders if folder.is_dir())

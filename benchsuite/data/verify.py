@@ -128,13 +128,11 @@ def _files(raw: Raw) -> Report:
 
     def look(index: int) -> Iterator[tuple[str, str]]:
         path, name, size = files.paths[index], raw.file_names[index], tuple(raw.sizes[index].tolist())
-        if not path.exists():
-            yield "missing images", f"{name}: is missing; restore it or correct the annotations"
-            return
         try:
             found = examined(path, files.below)
         except InputError as error:
-            yield "undecodable images", name + str(error).removeprefix(str(path))
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            yield f"{'missing' if missing else 'undecodable'} images", name + str(error).removeprefix(str(path))
             return
         notes.extend(f"{name}: {note}" for note in found.notes)
         yield from _mismatch(name, size, found.size)

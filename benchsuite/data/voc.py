@@ -18,6 +18,7 @@ from benchsuite.data.dataset import DetectionData, DetectionSet
 from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
 from benchsuite.data.images import ImageFiles, image_size
 from benchsuite.data.vocfile import image_path, listed, parse, text_of
+from benchsuite.disk import is_file
 from benchsuite.errors import InputError, MissingData
 
 CLASSES = (
@@ -184,5 +185,5 @@ def _path(folder: Path, image: str) -> Path:
 
 @cache
 def _annotated(sets: tuple[tuple[Path, tuple[str, ...]], ...], withheld: bool) -> bool:
-    there = ((folder / "Annotations" / f"{image}.xml").exists() for folder, names in sets for image in names)
+    there = (is_file(folder / "Annotations" / f"{image}.xml") for folder, names in sets for image in names)
     return all(there) if withheld else any(there)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchsuite.data.images import SUFFIXES
-from benchsuite.disk import read_within, told
+from benchsuite.disk import is_file, read_within, told
 from benchsuite.errors import InputError
 
 LIMIT = 16 * 2**20  # bytes of one annotation or list
@@ -121,7 +121,7 @@ def listed(file: Path) -> tuple[str, ...]:
         if "\0" in line or line.startswith("/") or ".." in line.split("/"):
             raise InputError(f"{file}: line {number}: {line[:80]!r} is no image of the devkit; correct it")
     flagged = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", line) for _, line in lines]
-    whole = {line for _, line in lines if (annotations / f"{line}.xml").exists()}
+    whole = {line for _, line in lines if is_file(annotations / f"{line}.xml")}
     if all(flagged) and not whole:
         return tuple(match[1] for match in flagged if match)
     return tuple(line if line in whole else _without_suffix(line, annotations) for _, line in lines)
@@ -129,7 +129,7 @@ def listed(file: Path) -> tuple[str, ...]:
 
 def _without_suffix(line: str, annotations: Path) -> str:
     stem, _, suffix = line.rpartition(".")
-    return stem if f".{suffix.lower()}" in SUFFIXES and (annotations / f"{stem}.xml").exists() else line
+    return stem if f".{suffix.lower()}" in SUFFIXES and is_file(annotations / f"{stem}.xml") else line
 
 
 def image_path(folder: Path, image: str) -> Path:
@@ -143,21 +143,14 @@ def image_path(folder: Path, image: str) -> Path:
         named = parse(folder / "Annotations" / f"{image}.xml").file_name
     except InputError:
         named = ""  # told where the annotation is read
-    if named == usual.name or not _is_image(images / named):
-        return next((path for path in _of_name(images, image) if path.exists()), usual)
-    own = next((path for path in _of_name(images, image) if path.exists()), None)
+    own = next((path for path in _of_name(images, image) if is_file(path)), None)
+    if named == usual.name or Path(named).suffix.lower() not in SUFFIXES or not is_file(images / named):
+        return own or usual
     if own is None or Path(named).with_suffix("").as_posix() == image:
         return images / named
     raise InputError(
         f"{folder}/Annotations/{image}.xml: names {named}, and there is {own.name} as well; correct its <filename>"
     )
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        return path.suffix.lower() in SUFFIXES and path.exists()
-    except ValueError:  # a NUL in the name
-        return False
 
 
 def _of_name(images: Path, image: str) -> Iterator[Path]:
