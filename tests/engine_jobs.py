@@ -61,6 +61,12 @@ class Sleeper(Fake):
         self.mark(f"end {time.monotonic()}")
 
 
+class Counted(Sleeper):
+    """A sleeper that needs no GPU."""
+
+    on_device = False
+
+
 class Timing(Sleeper):
     """A sleeper that must be alone."""
 

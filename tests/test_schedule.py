@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_jobs import Crasher, Echo, Failing, Full, Halting, Loader, NaN, Nothing, Random, Sleeper, Timing
+from engine_jobs import Counted, Crasher, Echo, Failing, Full, Halting, Loader, NaN, Nothing, Random, Sleeper, Timing
 
 from benchsuite.engine import schedule
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
+from benchsuite.engine.worker import Place
 from benchsuite.errors import InputError, Interrupted
 
 
@@ -125,6 +126,20 @@ def test_a_timing_runs_alone(store: Store, tmp_path: Path) -> None:
     assert store.record(jobs[1].key)["threads"] == Slots.on("cpu").cores
 
 
+def test_jobs_without_a_network_leave_gpus_to_others(store: Store, tmp_path: Path) -> None:
+    """A GPU's place and the CPU's beside it; the fakes do not look where they are."""
+    kinds = (Counted, Sleeper, Counted, Timing, Counted, Sleeper)
+    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=0.1) for i, kind in enumerate(kinds)]
+    slots = Slots((Place("cuda:0", 1, "", "cuda:0"), Place("cpu", 1, "")), cores=2)
+    assert statuses(run_jobs(jobs, store, slots=slots, progress=Reporter())) == ["done"] * 6
+    assert {str(job.name): store.record(job.key)["device"] for job in jobs} == {
+        "0": "cpu", "1": "cuda:0", "2": "cpu", "3": "cuda:0", "4": "cpu", "5": "cuda:0"
+    }  # fmt: skip
+    spans = [[float(line.split()[1]) for line in (tmp_path / str(i)).read_text().splitlines()] for i in range(6)]
+    assert all(spans[i][1] <= spans[3][0] or spans[3][1] <= spans[i][0] for i in (0, 1, 2, 4, 5)), "a timing is alone"
+    assert spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1], "side by side"
+
+
 def test_each_job_draws_from_its_own_seed(tmp_path: Path) -> None:
     jobs = [Random(name="a"), Random(name="b")]
     stores = [Store(tmp_path / "1"), Store(tmp_path / "2")]
@@ -152,17 +167,19 @@ def test_slots_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place.threads for place in Slots.on("cpu", 3).places] == [2, 2, 2]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
-    places = Slots.on("cuda", 2).places
+    *places, last = Slots.on("cuda", 2).places
+    assert (last.name, last.visible, last.device, last.threads) == ("cpu", "", "cpu", 2), "for jobs that use no GPU"
     assert [(place.name, place.visible, place.device, place.threads) for place in places] == [
         ("cuda:0", "5", "cuda:0", 2),
         ("cuda:0", "5", "cuda:0", 2),
         ("cuda:1", "3", "cuda:0", 2),
         ("cuda:1", "3", "cuda:0", 2),
     ]
-    assert [place.visible for place in Slots.on("cuda:1").places] == ["3"]
+    assert [place.visible for place in Slots.on("cuda:1").places] == ["3", ""]
     assert Slots.on("auto") == Slots.on("cuda")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [place.visible for place in Slots.on("cuda").places] == ["0", "1"]
+    assert [place.visible for place in Slots.on("cuda").places] == ["0", "1", ""]
+    assert Slots.on("cuda").mixed and not Slots.on("cpu", 2).mixed
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def determinism(device: str, asked: bool) -> bool:
     return asked
 
 
+def tidy(device: str) -> None:
+    """After a job: give back what torch keeps of a GPU's memory, for the next job or another's, and forget its peak."""
+    import torch
+
+    if device != "cpu" and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 @cache
 def version(package: str) -> str | None:
     """Version of an installed package, None where it is not installed."""

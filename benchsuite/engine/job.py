@@ -81,13 +81,15 @@ class Context:
 class Job(Part):
     """A piece of work. Fields that are jobs are its inputs and enter the key by their own keys; equal keys run once.
 
-    A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings. `product` is a file
+    A `device_bound` job is a timing: it runs alone on its device, whose name is among its settings. One that is not
+    `on_device` computes with no network and leaves GPUs to others. `product` is a file
     of the artifact that is made for the user, who is told where it lies. `measures` are numbers that the job is there
     for: a row whose table has a column for none of them does without it.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.pipelines", "benchsuite.papers")
     device_bound: ClassVar[bool] = False
+    on_device: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ()
 
     @property

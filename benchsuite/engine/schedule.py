@@ -66,7 +66,8 @@ class Slots:
 
     @classmethod
     def on(cls, device: str = "auto", slots: int | None = None) -> "Slots":
-        """Places on `cpu`, `cuda` (every visible GPU), `cuda:N` (the N-th of them) or `auto` (GPUs if there are any).
+        """Places on `cpu`, `cuda` (every visible GPU), `cuda:N` (the N-th of them) or `auto` (GPUs if there are any);
+        beside GPUs one on the CPU, for jobs that use none.
 
         `slots` is how many jobs share a device, by default one; they divide the CPU's cores among them.
         """
@@ -86,7 +87,12 @@ class Slots:
         chosen = [int(number)] if number else range(len(gpus))
         threads = max(1, machine // (each * len(chosen)))
         places = [Place("cuda:0", threads, gpus[index], f"cuda:{index}") for index in chosen for _ in range(each)]
-        return cls(tuple(places), machine)
+        return cls((*places, Place("cpu", threads, "")), machine)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are GPUs and a CPU's place beside them."""
+        return len({place.device == "cpu" for place in self.places}) > 1
 
 
 def _visible_gpus() -> list[str]:
@@ -227,7 +233,7 @@ class _Scheduler:
 
     def _dispatch(self) -> None:
         for worker in self.workers:
-            if worker.task is None and not self.signals and (job := self._next(worker.place.name)):
+            if worker.task is None and not self.signals and (job := self._next(worker.place)):
                 del self.pending[job.key]
                 if known := self.store.failure(job.key, self.together) if self.together else None:
                     self._settle(Result(job, "failed", 0.0, *known))
@@ -236,13 +242,24 @@ class _Scheduler:
                 threads = self.slots.cores if job.device_bound else worker.place.threads
                 worker.send(self.task(job, threads, self.names[job.key]))
 
-    def _next(self, device: str) -> Job | None:
-        """A job that may start on `device`: timings only when nothing else runs there, and nothing beside them."""
-        beside = [worker.task.job for worker in self.workers if worker.task and worker.place.name == device]
+    def _next(self, place: Place) -> Job | None:
+        """A job that may start on `place`: timings only when nothing else runs on its device, and nothing beside them;
+        what a place on the CPU does is beside everything."""
+        beside = [
+            worker.task.job
+            for worker in self.workers
+            if worker.task and (worker.place.name == place.name or "cpu" in (worker.place.device, place.device))
+        ]
         if any(job.device_bound for job in beside):
             return None
         now = time.monotonic()
-        ready = [job for job in self.pending.values() if self._ready(job) and self.not_before.get(job.key, 0.0) <= now]
+        ready = [
+            job
+            for job in self.pending.values()
+            if (not self.slots.mixed or job.on_device == (place.device != "cpu"))
+            and self._ready(job)
+            and self.not_before.get(job.key, 0.0) <= now
+        ]
         bound = [job for job in ready if job.device_bound and not beside]
         return next((job for job in ready if not job.device_bound), next(iter(bound), None))
 

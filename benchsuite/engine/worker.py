@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
-from benchsuite.engine.environment import determinism
+from benchsuite.engine.environment import determinism, tidy
 from benchsuite.engine.job import Context, Execution, Job, Progress
 from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import BenchError, Interrupted, out_of_memory
@@ -313,6 +313,8 @@ def _do(job: Job, context: Context) -> float:
     except Exception:
         traceback.print_exc()
         raise
+    finally:
+        tidy(context.device)
     return time.perf_counter() - started
 
 

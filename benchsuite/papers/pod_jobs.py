@@ -128,6 +128,8 @@ class LayerScales(Job):
     """One direction of measured scales as a row of Table 3. Leaves `metrics.json`: mean `R31` and deviation `R31_std`
     over the images, for each layer."""
 
+    on_device: ClassVar[bool] = False
+
     scales: Scales
     direction: Literal["h", "w"]
 
@@ -148,6 +150,8 @@ class Decompose(Design):
 
     reduce  see pod.Fd
     """
+
+    on_device: ClassVar[bool] = False
 
     file: ClassVar[str] = "dilations.json"
     adjective: ClassVar[str] = "FD"

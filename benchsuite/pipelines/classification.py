@@ -89,6 +89,8 @@ class ScoreClasses(Job):
     """Count the images whose class is the best, or among the best five. Leaves `metrics.json`: `top1`, `top5` and
     their errors, without `top5` where there are fewer classes."""
 
+    on_device: ClassVar[bool] = False
+
     classify: Classify
 
     @property
@@ -105,6 +107,8 @@ class ScoreClasses(Job):
 class DifferenceOfClasses(Job):
     """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
     column. Leaves `metrics.json` with difference, low and high (95 %)."""
+
+    on_device: ClassVar[bool] = False
 
     first: Classify
     second: Classify

@@ -17,6 +17,8 @@ class Cost(Job):
     anchors                                  of one image, where the detector has anchors
     """
 
+    on_device: ClassVar[bool] = False
+
     measures: ClassVar[tuple[str, ...]] = (
         "parameters", "parameters_M", "parameters_Mi", "macs", "gmac", "anchors"
     )  # fmt: skip

@@ -151,6 +151,8 @@ class Score(Job):
     """Score saved detections. Leaves `metrics.json`: what the metric gives, and the number of each class by the name of
     a column of its own, `AP50/aeroplane`."""
 
+    on_device: ClassVar[bool] = False
+
     version: ClassVar[int] = 3
 
     predict: Predict
@@ -172,6 +174,8 @@ class Score(Job):
 class Submit(Job):
     """Write detections as a server takes them, whose truth is not here. Leaves `to.product`, of which the user is
     told, and how many detections there are."""
+
+    on_device: ClassVar[bool] = False
 
     predict: Predict
     to: Submission
@@ -196,6 +200,8 @@ class Submit(Job):
 class Difference(Job):
     """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
     column. Leaves `metrics.json` with difference, low and high (95 %)."""
+
+    on_device: ClassVar[bool] = False
 
     version: ClassVar[int] = 2
 

@@ -47,7 +47,7 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
 def _environments(jobs: Sequence[Job], store: Store) -> list[Mapping[str, Json]]:
     """What the numbers were made with, each once: of the artifacts, for they may be older than this run."""
     found: list[Mapping[str, Json]] = []
-    for key in dict.fromkeys(key for job in jobs for key in _chain({"": job})):
+    for key in dict.fromkeys(made.key for job in jobs for made in _chain({"": job})):
         known = store.record(key)["environment"] if store.artifact(key) is not None else None
         if isinstance(known, Mapping) and known not in found:
             found.append(known)
@@ -73,7 +73,8 @@ def _row(
     }
     done = {seed for seed, found in metrics.items() if found}
     keys = tuple(job.key for seed in sorted(done) for job in planned.jobs[seed].values())
-    devices = dict.fromkeys(_device(key, store) for seed in done for key in _chain(planned.jobs[seed]))
+    made = [job for seed in done for job in _chain(planned.jobs[seed])]
+    devices = dict.fromkeys(_device(job.key, store) for job in [job for job in made if job.on_device] or made)
     status: RowStatus = "done" if len(done) == len(seeds) else "partial" if done else "not_run"
     reason = _reason(planned, outcome)
     return RowRecord(
@@ -98,13 +99,13 @@ def _metrics(jobs: Mapping[str, Job], store: Store) -> dict[str, float | None]:
     return {name: value for name, value in found.items() if not isinstance(value, (dict, list, str))}
 
 
-def _chain(jobs: Mapping[str, Job]) -> list[str]:
-    """Keys of the jobs and of everything they were made from, inputs first."""
-    keys: dict[str, None] = {}
+def _chain(jobs: Mapping[str, Job]) -> list[Job]:
+    """The jobs and everything they were made from, once each, inputs first."""
+    found: dict[str, Job] = {}
     for job in jobs.values():
-        keys |= dict.fromkeys(_chain(job.inputs))
-        keys[job.key] = None
-    return list(keys)
+        found |= {needed.key: needed for needed in _chain(job.inputs)}
+        found[job.key] = job
+    return list(found.values())
 
 
 def _device(key: str, store: Store) -> str:
@@ -120,7 +121,7 @@ def _device(key: str, store: Store) -> str:
 def _reason(planned: PlannedRow, outcome: Outcome | None) -> str:
     if outcome is None:
         return ""
-    keys = [key for jobs in planned.jobs.values() for key in _chain(jobs)]
+    keys = [job.key for jobs in planned.jobs.values() for job in _chain(jobs)]
     failed = [outcome.results[key] for key in keys if key in outcome.results and outcome.results[key].exit_code]
     return failed[0].message if failed else ""
 
