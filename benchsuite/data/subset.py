@@ -81,6 +81,11 @@ class DifficultToo(DetectionData):
         """As the dataset; the key tells them apart by `kind`."""
         return self.of.fingerprint()
 
+    @property
+    @override
+    def annotated(self) -> bool:
+        return self.of.annotated
+
     @override
     def has_masks(self) -> bool:
         return self.of.has_masks()

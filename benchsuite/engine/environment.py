@@ -67,7 +67,7 @@ def tidy(device: str) -> None:
     """After a job: give back what torch keeps of a GPU's memory, for the next job or another's, and forget its peak."""
     import torch
 
-    if device != "cpu" and torch.cuda.is_initialized():
+    if device != "cpu" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
