@@ -33,6 +33,7 @@ from benchsuite.data.transforms import Flip, ShortSide
 from benchsuite.engine.environment import environment
 from benchsuite.engine.job import Context
 from benchsuite.loops.device import Precision, autocast
+from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
 from benchsuite.loops.timing import keep_memory
 from benchsuite.loops.train import Run, Solver
@@ -143,7 +144,7 @@ def measure(folder: Path, iterations: int, precision: Precision, seed: int) -> d
             for side in sides if (start // TURN) % 2 else reversed(sides):
                 side.turn(range(start, min(start + TURN, iterations)))
             print(f"iteration {start + TURN}: ours {sides[0].seconds:.0f} s, torchvision {sides[1].seconds:.0f} s")
-        predict(model, val, val_data, PostProcess(), context, precision)
+        predict(model, val, val_data, PostProcess(), context, Pass(precision))
         found = {
             "ours": Found.load(context.folder / "detections.safetensors"),
             "torchvision": torchvision_found(reference, val_data, val, precision),

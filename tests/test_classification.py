@@ -172,7 +172,7 @@ def test_fewer_than_five_classes_have_no_top_5(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     logits = np.array([[2, 1, 0], [0, 3, 1]], np.float32)
     save_file({"logits": logits, "labels": np.array([1, 1])}, tmp_path / "in" / "logits.safetensors")
-    job.do(Context(tmp_path, tmp_path, tmp_path, {"classify": Artifact("", tmp_path / "in")}))
+    job.do(Context(tmp_path, tmp_path, tmp_path, {"predict": Artifact("", tmp_path / "in")}))
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "protocol": "top-k", "top1": 50, "top1_error": 50,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from benchsuite.data.batch import ImageBatch
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, Interrupted
-from benchsuite.loops.evaluate import evaluate
+from benchsuite.loops.evaluate import Pass, evaluate
 
 
 class Grey(Dataset[ImageBatch]):
@@ -42,7 +42,9 @@ def test_every_batch_is_run_in_order_and_what_is_kept_comes_back(context: Contex
     def keep(batch: ImageBatch, found: Tensor) -> tuple[int, torch.dtype, torch.dtype]:
         return int(batch.images[0, 0, 0, 0]), found.dtype, (found.float() @ found.float()).dtype
 
-    kept = evaluate(network, Grey(), run, keep, replace(context, report=reports.append), "a look", "nothing", "bf16")
+    kept = evaluate(
+        network, Grey(), run, keep, replace(context, report=reports.append), "a look", "nothing", Pass("bf16")
+    )
     assert kept == [(n, torch.bfloat16, torch.float32) for n in range(3)], "the run alone is in low precision"
     assert seen == [(False, True)] * 3
     assert [(each.done, each.total, each.unit) for each in reports] == [(n, 3, "batches") for n in (1, 2, 3)]
@@ -54,7 +56,7 @@ def test_it_stops_between_batches(context: Context) -> None:
     answers = iter([False, True])
     with pytest.raises(Interrupted, match="a look stopped after batch 1 of 3; run it again"):
         evaluate(nn.Identity(), Grey(), lambda batch: batch, lambda batch, found: None,
-                 replace(context, stop=lambda: next(answers)), "a look", "nothing")  # fmt: skip
+                 replace(context, stop=lambda: next(answers)), "a look", "nothing", Pass())  # fmt: skip
 
 
 def test_out_of_memory_says_what_to_lower(context: Context) -> None:
@@ -62,4 +64,4 @@ def test_out_of_memory_says_what_to_lower(context: Context) -> None:
         raise MemoryError
 
     with pytest.raises(BenchError, match="a look on cpu: out of memory; lower something"):
-        evaluate(nn.Identity(), Grey(), run, lambda batch, found: None, context, "a look", "lower something")
+        evaluate(nn.Identity(), Grey(), run, lambda batch, found: None, context, "a look", "lower something", Pass())

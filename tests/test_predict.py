@@ -16,7 +16,9 @@ from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.predict import load_weights, predict
+from benchsuite.loops.checkpoint import load_weights
+from benchsuite.loops.evaluate import Pass
+from benchsuite.loops.predict import predict
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import Candidates, PostProcess
@@ -96,7 +98,7 @@ def context(
 def test_boxes_are_in_original_pixels(tmp_path: Path, precision: str, channels_last: bool) -> None:
     seen: list[Progress] = []
     where = context(tmp_path, seen.append)
-    predict(Corner(), BATCHES, data(), POST, where, precision, channels_last)  # type: ignore[arg-type]
+    predict(Corner(), BATCHES, data(), POST, where, Pass(precision, channels_last))  # type: ignore[arg-type]
     assert where.ran_under == {"precision": precision, "tf32": {"matmul": False, "cudnn": False}}
     found = Found.load(tmp_path / "detections.safetensors")
     assert found.image_ids.tolist() == [10, 20, 20]
@@ -109,22 +111,22 @@ def test_boxes_are_in_original_pixels(tmp_path: Path, precision: str, channels_l
 
 
 def test_finding_nothing_is_fine(tmp_path: Path) -> None:
-    predict(Corner(label=-1), BATCHES, data(), POST, context(tmp_path))
+    predict(Corner(label=-1), BATCHES, data(), POST, context(tmp_path), Pass())
     assert len(Found.load(tmp_path / "detections.safetensors")) == 0
 
 
 def test_stops(tmp_path: Path) -> None:
     count: list[Progress] = []
     with pytest.raises(Interrupted, match="after batch 1 of 2"):
-        predict(Corner(), BATCHES, data(), POST, context(tmp_path, count.append, lambda: bool(count)))
+        predict(Corner(), BATCHES, data(), POST, context(tmp_path, count.append, lambda: bool(count)), Pass())
     assert not list(tmp_path.iterdir())
 
 
 def test_refuses_what_cannot_belong_to_the_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class 7 is none of the 2 of fake val"):
-        predict(Corner(label=7), BATCHES, data(), POST, context(tmp_path))
+        predict(Corner(label=7), BATCHES, data(), POST, context(tmp_path), Pass())
     with pytest.raises(InputError, match="fake val: it has no images"):
-        predict(Corner(), BATCHES, data(0), POST, context(tmp_path))
+        predict(Corner(), BATCHES, data(0), POST, context(tmp_path), Pass())
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +135,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Corner, "detect", hungry)
     with pytest.raises(BenchError, match="prediction on cpu: out of memory; lower eval_batch"):
-        predict(Corner(), BATCHES, data(), POST, context(tmp_path))
+        predict(Corner(), BATCHES, data(), POST, context(tmp_path), Pass())
 
 
 def test_weights_come_back(tmp_path: Path) -> None:

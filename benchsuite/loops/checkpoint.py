@@ -52,3 +52,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, cure: str
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
+
+
+def load_weights(network: nn.Module, path: Path, partly: bool = False) -> None:
+    """Copy the parameters and buffers of a `weights.safetensors` into `network`; `partly` leaves the rest as it is.
+
+    Raises InputError where the file cannot be read or belongs to another model.
+    """
+    cure = f"delete {path.parent} and run again"
+    tensors, _ = load(path, cure)
+    own: dict[str, Tensor] = network.state_dict() if partly else {}
+    fill(network, own | tensors, path, cure)

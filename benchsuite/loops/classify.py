@@ -7,8 +7,7 @@ from benchsuite.data.class_batches import ClassBatch, EvalClassBatches
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision
-from benchsuite.loops.evaluate import evaluate
+from benchsuite.loops.evaluate import Pass, evaluate
 from benchsuite.models.classifier import Classifier
 
 
@@ -16,9 +15,7 @@ def classify(
     classifier: Classifier,
     batches: EvalClassBatches,
     context: Context,
-    precision: Precision = "fp32",
-    channels_last: bool = True,
-    workers: int = 0,
+    how: Pass,
 ) -> None:
     """Classify all images of `batches`; leaves `logits.safetensors` (`logits` float32 [N, K], `labels` int64 [N]),
     `metrics.json` and `timing.json`.
@@ -29,7 +26,7 @@ def classify(
         raise InputError("classification: the split has no images; choose another split")
     cure = "lower eval_batch or the input size"
     run = classifier.logits
-    rows = evaluate(classifier, batches, run, _kept, context, "classification", cure, precision, channels_last, workers)
+    rows = evaluate(classifier, batches, run, _kept, context, "classification", cure, how)
     logits, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     checkpoint.save(context.folder / "logits.safetensors", {"logits": logits, "labels": labels})
     context.write_metrics({"images": len(labels)})

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,15 @@ R = TypeVar("R")
 K = TypeVar("K")
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How a split is passed over: in which precision and memory format, with how many processes that make batches."""
+
+    precision: Precision = "fp32"
+    channels_last: bool = True
+    workers: int = 0
+
+
 def evaluate(
     network: nn.Module,
     batches: Dataset[B],
@@ -28,12 +38,10 @@ def evaluate(
     context: Context,
     doing: str,
     cure: str,
-    precision: Precision = "fp32",
-    channels_last: bool = True,
-    workers: int = 0,
+    how: Pass,
 ) -> list[K]:
     """What is kept of each batch: `keep(batch, run(batch))`, the batch on the device, `network` there in evaluation
-    mode. `precision` is that of `run` alone. Leaves `timing.json`.
+    mode. The precision is that of `run` alone. Leaves `timing.json`.
 
     `doing` names the work and `cure` what to lower when memory runs out: a BenchError. Interrupted when
     `context.stop()`.
@@ -41,15 +49,15 @@ def evaluate(
     sized: Any = batches  # torch's Dataset has no length of its own
     count, images, kept = len(sized), 0, list[K]()
     began = time.perf_counter()
-    place_model(network, context.device, channels_last)
+    place_model(network, context.device, how.channels_last)
     network.eval()
     out_of_memory = memory(f"{doing} on {context.device}", cure)
-    with torch.inference_mode(), out_of_memory, arithmetic(context, precision):
-        for batch in tuned(loader(batches, 0, count, workers, context.device), context):
+    with torch.inference_mode(), out_of_memory, arithmetic(context, how.precision):
+        for batch in tuned(loader(batches, 0, count, how.workers, context.device), context):
             if context.stop():
                 raise Interrupted(f"{doing} stopped after batch {len(kept)} of {count}; run it again")
-            placed = place(batch, context.device, channels_last)
-            with autocast(context.device, precision):
+            placed = place(batch, context.device, how.channels_last)
+            with autocast(context.device, how.precision):
                 found = run(placed)
             kept.append(keep(placed, found))
             images += len(batch.images)

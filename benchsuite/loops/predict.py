@@ -1,7 +1,6 @@
 """Prediction: run a trained detector over a split and keep its detections in pixels of the original images."""
 
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,23 +11,10 @@ from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.masks import Packed, encode
 from benchsuite.engine.job import Context
 from benchsuite.errors import InputError
-from benchsuite.loops import checkpoint
-from benchsuite.loops.device import Precision
-from benchsuite.loops.evaluate import evaluate
+from benchsuite.loops.evaluate import Pass, evaluate
 from benchsuite.metrics.metric import Found
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import PostProcess
-
-
-def load_weights(detector: Detector, path: Path, partly: bool = False) -> None:
-    """Copy the parameters and buffers of a `weights.safetensors` into `detector`; `partly` leaves the rest as it is.
-
-    Raises InputError where the file cannot be read or belongs to another model.
-    """
-    cure = f"delete {path.parent} and run again"
-    tensors, _ = checkpoint.load(path, cure)
-    own: dict[str, Tensor] = detector.state_dict() if partly else {}
-    checkpoint.fill(detector, own | tensors, path, cure)
 
 
 def predict(
@@ -37,9 +23,7 @@ def predict(
     data: DetectionSet,
     post: PostProcess,
     context: Context,
-    precision: Precision = "fp32",
-    channels_last: bool = True,
-    workers: int = 0,
+    how: Pass,
 ) -> None:
     """Detect on all `batches` of `data`; leaves `detections.safetensors` (`Found`), `metrics.json`, `timing.json`.
 
@@ -53,7 +37,7 @@ def predict(
     def run(batch: Batch) -> Detections:
         return detector.detect(batch, post)
 
-    rows = evaluate(detector, batches, run, _kept, context, "prediction", cure, precision, channels_last, workers)
+    rows = evaluate(detector, batches, run, _kept, context, "prediction", cure, how)
     columns, masks = zip(*rows, strict=True)
     image_ids, boxes, scores, labels = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
     every = Packed.of(chain.from_iterable(each for each in masks if each)) if masks[0] is not None else None

@@ -37,7 +37,8 @@ from benchsuite.models.resnet import Pretrained
 from benchsuite.papers import pod
 from benchsuite.papers.pod_decompose import Dilations, decompose_all
 from benchsuite.pipelines.detection import Design, Detection, Train
-from benchsuite.pipelines.pipeline import Pipeline, loaders
+from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.pipelines.steps import passing
 from benchsuite.settings import Json, Settings
 
 
@@ -101,9 +102,8 @@ class Scales(Job):
             return torch.cat([conv.scales for conv in convs.values() if conv.scales is not None]).double()
 
         images = Subset(EvalBatches(data, self.input, 1, context.cache), chosen.tolist())
-        doing, cure, solver = "measuring scales", "lower the input size", self.train.solver
-        precision, channels_last, workers = solver.precision, solver.channels_last, loaders(context)
-        rows = evaluate(detector, images, run, keep, context, doing, cure, precision, channels_last, workers)
+        how = passing(self.train.solver, context)
+        rows = evaluate(detector, images, run, keep, context, "measuring scales", "lower the input size", how)
         scales = torch.stack(rows).cpu()
         known: dict[str, Json] = {
             "layers": list(convs),

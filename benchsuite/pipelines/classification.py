@@ -1,7 +1,6 @@
 """Tables of image classification: train a classifier, let it classify a split, count; and what the model costs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -9,122 +8,91 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file
-from typing_extensions import override
 
 from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
-from benchsuite.data.classification import ClassificationData, ClassificationSplits
+from benchsuite.data.classification import ClassificationData, ClassificationSet, ClassificationSplits
 from benchsuite.data.locate import open_class_folder
 from benchsuite.data.split import require_same_classes
 from benchsuite.engine.job import Artifact, Context, Job
-from benchsuite.loops import checkpoint
+from benchsuite.loops.checkpoint import load_weights
 from benchsuite.loops.classify import classify
-from benchsuite.loops.train import Solver, train
+from benchsuite.loops.evaluate import Pass
+from benchsuite.loops.train import Solver
 from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
+from benchsuite.metrics.metric import Interval
 from benchsuite.models.classifier import Classifier, LinearClassifier
 from benchsuite.pipelines.cost import Cost
-from benchsuite.pipelines.pipeline import Pipeline, loaders
-from benchsuite.settings import Settings
+from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.pipelines.steps import Comparison, Evaluation, Scoring, Training
+from benchsuite.settings import Json, Settings
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]
 COLUMNS: Mapping[Column, int] = {"top1": 1, "top5": 5, "top1_error": 1, "top5_error": 5}
 PTFLOPS_SIDE = 224
 
 
-class TrainClassifier(Job):
-    """Train a classifier on one split. Leaves `weights.safetensors` and `log.jsonl`."""
+class TrainClassifier(Training):
+    """Train a classifier."""
 
     data: ClassificationData
     view: View
     augment: tuple[BatchAugment, ...] = ()
     model: LinearClassifier
-    solver: Solver
-    seed: int
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"train seed {self.seed}"
+    def build(self, num_classes: int, context: Context) -> Classifier:
+        """The classifier as its training starts."""
+        return self.model.build(num_classes)
 
-    def do(self, context: Context) -> None:
-        """Build from the seed, then train."""
-        import torch
-
-        data = self.data.open()
-        torch.manual_seed(self.seed)
-        classifier = self.model.build(len(data.classes))
-        solver = self.solver
-        batches = ClassBatches(data, self.view, self.augment, solver.batch, self.seed, solver.iterations)
-        train(classifier, batches, solver, context, self.seed, loaders(context))
+    def batches(self, data: ClassificationSet, context: Context) -> ClassBatches:
+        """In the view of training."""
+        return ClassBatches(data, self.view, self.augment, self.solver.batch, self.seed, self.solver.iterations)
 
     def trained(self, num_classes: int, artifact: Artifact) -> Classifier:
         """The classifier that this training left in `artifact`."""
         classifier = self.model.build(num_classes)
-        path, cure = artifact.path("weights.safetensors"), f"delete {artifact.folder} and run again"
-        checkpoint.fill(classifier, checkpoint.load(path, cure)[0], path, cure)
+        load_weights(classifier, artifact.path("weights.safetensors"))
         return classifier
 
 
-class Classify(Job):
-    """Let a trained classifier judge one split. Leaves `logits.safetensors`."""
+class Classify(Evaluation):
+    """Let a trained classifier judge. Leaves `logits.safetensors`."""
+
+    verb: ClassVar[str] = "classify"
 
     train: TrainClassifier
     data: ClassificationData
     view: View
-    batch: int = Field(ge=1)
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"classify seed {self.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Load the weights and run over the split in order."""
-        data = self.data.open()
-        classifier = self.train.trained(len(data.classes), context.inputs["train"])
-        batches, solver = EvalClassBatches(data, self.view, self.batch), self.train.solver
-        classify(classifier, batches, context, solver.precision, solver.channels_last, loaders(context))
+    def judge(self, network: Classifier, data: ClassificationSet, context: Context, how: Pass) -> None:
+        """In the view of testing."""
+        classify(network, EvalClassBatches(data, self.view, self.batch), context, how)
 
 
-class ScoreClasses(Job):
-    """Count the images whose class is the best, or among the best five. Leaves `metrics.json`: `top1`, `top5` and
-    their errors, without `top5` where there are fewer classes."""
+class ScoreClasses(Scoring):
+    """Count the images whose class is the best, or among the best five: `top1`, `top5` and their errors, without `top5`
+    where there are fewer classes."""
 
-    on_device: ClassVar[bool] = False
+    predict: Classify
 
-    classify: Classify
-
-    @property
-    @override
-    def label(self) -> str:
-        return f"score seed {self.classify.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Read logits and labels, and count."""
-        logits, labels = _judged(context.inputs["classify"])
-        context.write_metrics(top_k(logits, labels, [k for k in (1, 5) if k <= logits.shape[1]]))
+    def scores(self, kept: Artifact) -> Mapping[str, Json]:
+        """Of the logits."""
+        logits, labels = _judged(kept)
+        return top_k(logits, labels, [k for k in (1, 5) if k <= logits.shape[1]])
 
 
-class DifferenceOfClasses(Job):
-    """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
-    column. Leaves `metrics.json` with difference, low and high (95 %)."""
-
-    on_device: ClassVar[bool] = False
+class DifferenceOfClasses(Comparison):
+    """On a column of top-1, top-5 or their errors."""
 
     first: Classify
     second: Classify
     column: Column
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"difference on {self.column} seed {self.first.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Draw images with replacement, the same ones for both."""
-        first, second = (ranks(*_judged(context.inputs[name])) for name in ("first", "second"))
+    def interval(self, first: Artifact, second: Artifact) -> Interval:
+        """Of the places that the true classes have."""
+        one, other = ranks(*_judged(first)), ranks(*_judged(second))
         # An error is smaller by as much as the accuracy is larger.
-        better, other = (second, first) if self.column.endswith("_error") else (first, second)
-        context.write_metrics(asdict(paired_images(better, other, COLUMNS[self.column])))
+        better, worse = (other, one) if self.column.endswith("_error") else (one, other)
+        return paired_images(better, worse, COLUMNS[self.column])
 
 
 def _judged(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -218,7 +186,7 @@ class Classification(Pipeline):
 
     def jobs(self, seed: int, device: str) -> Mapping[str, Job]:
         """The score and the cost."""
-        return {"score": ScoreClasses(classify=self.classify(seed)), "cost": self.cost(seed)}
+        return {"score": ScoreClasses(predict=self.classify(seed)), "cost": self.cost(seed)}
 
     def difference(self, other: Pipeline, seed: int, number: str) -> Job | None:
         """A bootstrap over images, on the measured columns."""

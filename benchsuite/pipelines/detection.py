@@ -4,7 +4,6 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -18,15 +17,19 @@ from benchsuite.data.transforms import Augment, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import BenchError, InputError, MissingData
-from benchsuite.loops.predict import load_weights, predict
+from benchsuite.loops.checkpoint import load_weights
+from benchsuite.loops.evaluate import Pass
+from benchsuite.loops.predict import predict
 from benchsuite.loops.timing import Timing, time_detector
-from benchsuite.loops.train import Solver, train
-from benchsuite.metrics.metric import Found, Metric, columns_of_classes
+from benchsuite.loops.train import Solver
+from benchsuite.metrics.metric import Found, Interval, Metric, columns_of_classes
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.pipelines.cost import Cost
-from benchsuite.pipelines.pipeline import Pipeline, loaders
+from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.pipelines.steps import Comparison, Evaluation, Scoring, Training
 from benchsuite.pipelines.submit import Submission
+from benchsuite.settings import Json
 
 
 class Design(Job):
@@ -50,9 +53,8 @@ class Design(Job):
         """The network, from an artifact that has `file`."""
 
 
-class Train(Job):
-    """Train a model on one split. Leaves `weights.safetensors` and `log.jsonl`, and the file of the model's design
-    where it has one.
+class Train(Training):
+    """Train a detector. Leaves also the file of the model's design, where it has one.
 
     `start` is a training to go on from: with its weights, as far as it has them, and after its last iteration.
     """
@@ -61,8 +63,6 @@ class Train(Job):
     input: Input
     augment: tuple[Augment, ...] = ()
     model: Model | Design
-    solver: Solver
-    seed: int
     start: "Train | None" = None
 
     @property
@@ -74,28 +74,24 @@ class Train(Job):
     def require(self) -> None:
         trainable_images(opened(self.data))
 
-    def do(self, context: Context) -> None:
-        """Build from the seed, then train; the same seed gives the same start to every row."""
-        import torch
-
-        data = self.data.open()
+    def build(self, num_classes: int, context: Context) -> Detector:
+        """The detector as its training starts; a paper's training may take weights from elsewhere."""
         if isinstance(self.model, Design):
             shutil.copyfile(context.inputs["model"].path(self.model.file), context.folder / self.model.file)
-        torch.manual_seed(self.seed)
-        detector = self.build(len(data.classes), context)
-        solver = self.solver
-        batches = Batches(
-            data, self.input, self.augment, solver.batch, self.seed, solver.iterations, context.cache, self.model.masks
-        )
-        start = 0
+        detector = network(self.model, context.inputs.get("model")).build(num_classes)
         if self.start is not None:
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
-            start = self.start.solver.iterations
-        train(detector, batches, solver, context, self.seed, loaders(context), start, batches.largest)
+        return detector
 
-    def build(self, num_classes: int, context: Context) -> Detector:
-        """The detector as its training starts, before `start`; a paper's training may take weights from elsewhere."""
-        return network(self.model, context.inputs.get("model")).build(num_classes)
+    def batches(self, data: DetectionSet, context: Context) -> Batches:
+        """With masks where the model learns them."""
+        batch, iterations, masks = self.solver.batch, self.solver.iterations, self.model.masks
+        return Batches(data, self.input, self.augment, batch, self.seed, iterations, context.cache, masks)
+
+    @property
+    def done_before(self) -> int:
+        """All of `start`."""
+        return 0 if self.start is None else self.start.solver.iterations
 
     def trained(self, num_classes: int, artifact: Artifact) -> Detector:
         """The detector that this training left in `artifact`."""
@@ -112,29 +108,21 @@ def network(model: Model | Design, artifact: Artifact | None) -> Model:
     return model.network(artifact)
 
 
-class Predict(Job):
-    """Let a trained model detect on one split. Leaves `detections.safetensors`."""
+class Predict(Evaluation):
+    """Let a trained detector detect. Leaves `detections.safetensors`."""
+
+    verb: ClassVar[str] = "predict"
 
     train: Train
     data: DetectionData
     input: Input
     post: PostProcess
-    batch: int = Field(1, ge=1)
     testing: Testing | None = None
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"predict seed {self.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Load the weights and run over the split in order."""
-        data = self.data.open()
-        detector = tested(self.train.trained(len(data.classes), context.inputs["train"]), self.testing)
+    def judge(self, network: Detector, data: DetectionSet, context: Context, how: Pass) -> None:
+        """Detect, as the detector is tested."""
         batches = EvalBatches(data, self.input, self.batch, context.cache)
-        solver = self.train.solver
-        precision, channels_last = solver.precision, solver.channels_last
-        predict(detector, batches, data, self.post, context, precision, channels_last, loaders(context))
+        predict(tested(network, self.testing), batches, data, self.post, context, how)
 
 
 def found(artifact: Artifact) -> Found:
@@ -147,28 +135,21 @@ def tested(detector: Detector, testing: Testing | None) -> Detector:
     return detector if testing is None else testing.wrap(detector)
 
 
-class Score(Job):
-    """Score saved detections. Leaves `metrics.json`: what the metric gives, and the number of each class by the name of
-    a column of its own, `AP50/aeroplane`."""
-
-    on_device: ClassVar[bool] = False
+class Score(Scoring):
+    """Score saved detections: what the metric gives, and the number of each class by the name of a column of its own,
+    `AP50/aeroplane`."""
 
     version: ClassVar[int] = 3
 
     predict: Predict
     metric: Metric
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"score seed {self.predict.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Read ground truth and detections, and let the metric count."""
-        scores = self.metric.score(self.predict.data.open(), found(context.inputs["predict"]))
+    def scores(self, kept: Artifact) -> Mapping[str, Json]:
+        """Read the ground truth, and let the metric count."""
+        scores = self.metric.score(self.predict.data.open(), found(kept))
         classes = scores.get("per_class")
         assert isinstance(classes, Mapping)
-        context.write_metrics(scores | columns_of_classes(classes, self.metric.of_classes))
+        return scores | columns_of_classes(classes, self.metric.of_classes)
 
 
 class Submit(Job):
@@ -197,29 +178,18 @@ class Submit(Job):
         context.write_metrics({"submitted": len(detections)})
 
 
-class Difference(Job):
-    """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
-    column. Leaves `metrics.json` with difference, low and high (95 %)."""
-
-    on_device: ClassVar[bool] = False
+class Difference(Comparison):
+    """By the metric's bootstrap."""
 
     version: ClassVar[int] = 2
 
     first: Predict
     second: Predict
     metric: Metric
-    column: str
 
-    @property
-    @override
-    def label(self) -> str:
-        return f"difference on {self.column} seed {self.first.train.seed}"
-
-    def do(self, context: Context) -> None:
-        """Draw images with replacement, the same ones for both."""
-        first, second = (found(context.inputs[name]) for name in ("first", "second"))
-        interval = self.metric.paired(self.first.data.open(), first, second, self.column)
-        context.write_metrics({} if interval is None else asdict(interval))
+    def interval(self, first: Artifact, second: Artifact) -> Interval | None:
+        """Read the ground truth, and let the metric draw."""
+        return self.metric.paired(self.first.data.open(), found(first), found(second), self.column)
 
 
 class DetectorCost(Cost):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from benchsuite.data.locate import open_folder
 from benchsuite.data.split import Splits
-from benchsuite.engine.job import Artifact, Context, Job
+from benchsuite.engine.job import Artifact, Job
 from benchsuite.pipelines.cost import Cost
 from benchsuite.settings import Json, Part, Settings
 
@@ -57,11 +57,3 @@ class Pipeline(Part):
                 reason = f"hangs on what the job `{job.label}` finds; after a run: --artifact {job.key}"
                 return {"parameters": None, "macs": None, "input": None, "anchors": None, "reason": reason}
         return {**cost.counted(given), "input": [3, *cost.frame]}
-
-
-def loaders(context: Context) -> int:
-    """Processes that make batches ahead: as the user says, or none on a CPU, whose cores are busy with the model, else
-    a few."""
-    if context.execution.loaders is not None:
-        return context.execution.loaders
-    return 0 if context.device == "cpu" else min(8, context.threads - 1)
