@@ -115,9 +115,9 @@ def test_list_and_show_load_no_torch() -> None:
 def test_listing_reads_little() -> None:
     """Half of what `list` costs beyond Typer would be these."""
     code = (
-        "import sys; from benchsuite.recipe import shelf; from benchsuite.verbs import catalogue\n"
+        "import sys; from benchsuite.recipe import heading, shelf; from benchsuite.verbs import catalogue\n"
         "from benchsuite.report import figures, gathered, probed\n"
-        "headings = [shelf.heading(file) for file in shelf.available().values()]\n"
+        "headings = [heading.heading(file) for file in shelf.available().values()]\n"
         "catalogue.print_list(headings, gathered.available(), figures.available(), probed.available())\n"
         "assert not {'pydantic', 'rich', 'typer', 'numpy'} & set(sys.modules), 'loaded'"
     )

@@ -13,7 +13,8 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.shelf import available, heading
+from benchsuite.recipe.heading import heading
+from benchsuite.recipe.shelf import available
 from benchsuite.report.page import write
 
 FIXTURE = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"

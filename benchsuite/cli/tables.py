@@ -33,7 +33,8 @@ def list_recipes(as_json: Json = False) -> None:
 
     bench list --json | jq '.[].id'
     """
-    from benchsuite.recipe.shelf import available, heading
+    from benchsuite.recipe.heading import heading
+    from benchsuite.recipe.shelf import available
     from benchsuite.report import figures, gathered, probed
     from benchsuite.verbs.catalogue import list_form, print_list
 
@@ -232,7 +233,8 @@ def report(
     bench report -o report.html
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.shelf import available, heading
+    from benchsuite.recipe.heading import heading
+    from benchsuite.recipe.shelf import available
     from benchsuite.report.page import write
 
     page = file or out / "report.html"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchsuite.recipe.shelf import Heading
+from benchsuite.recipe.heading import Heading
 
 NARROWEST, WIDE = 20, 200  # of the last column; of a line that goes into no terminal
 
