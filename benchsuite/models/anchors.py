@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
+from typing_extensions import override
 
 from benchsuite.settings import Part
 
@@ -61,8 +62,8 @@ class PyramidAnchors(Anchors):
     # Detectron2); Detectron has offset 0.5.
     offset: Annotated[float, Field(ge=0, le=1)] = 0.0
 
+    @override
     def per_cell(self, levels: int) -> tuple[int, ...]:
-        """As many on every level."""
         return (len(self.scales) * len(self.ratios),) * levels
 
     def shapes(self, stride: float) -> list[tuple[float, float]]:
@@ -70,8 +71,8 @@ class PyramidAnchors(Anchors):
         sides = [self.base * stride * scale for scale in self.scales]
         return [(side / ratio**0.5, side * ratio**0.5) for ratio in self.ratios for side in sides]
 
+    @override
     def make(self, maps: tuple[Shape, ...], strides: tuple[int, ...], frame: Shape) -> Tensor:
-        """Whatever the frame."""
         return torch.cat([self._level(shape, stride) for shape, stride in zip(maps, strides, strict=True)])
 
     def _level(self, shape: Shape, stride: int) -> Tensor:

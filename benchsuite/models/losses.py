@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, smooth_l1_loss, softplus
+from typing_extensions import override
 
 from benchsuite.models.matcher import BACKGROUND, IGNORED
 from benchsuite.settings import Part
@@ -45,8 +46,8 @@ class FocalLoss(ClassLoss):
         total: Tensor = _Focal.apply(logits.flatten(0, -2), targets.flatten(), self.alpha, self.gamma)
         return total
 
+    @override
     def scores(self, logits: Tensor) -> Tensor:
-        """Every class for itself."""
         return logits.sigmoid()
 
 
@@ -94,8 +95,8 @@ class SmoothL1(BoxLoss):
 
     beta: NonNegativeFloat = 0.11
 
+    @override
     def sum(self, offsets: Tensor, targets: Tensor) -> Tensor:
-        """Element by element."""
         return smooth_l1_loss(offsets, targets, beta=self.beta, reduction="sum")
 
 

@@ -72,8 +72,8 @@ class Matcher(OverlapAssignment):
     # choice: HAR-Net says nothing about boxes that no anchor fits; Detectron and torchvision force their best anchors.
     force_best: bool = True
 
+    @override
     def assign(self, overlaps: Tensor) -> Tensor:
-        """Torchvision's matcher, image by image."""
         overlap, matches = overlaps.max(dim=1)
         ignored = (overlap >= self.negative) & (overlap < self.positive)
         background = overlap < self.negative
