@@ -164,6 +164,20 @@ def test_inspect(name: str) -> None:
         assert [round(found[row]["macs"] / 1e9, 2) for row in ("ssd321", "assd321")] == [19.54, 24.30]
 
 
+def test_the_papers_parameters_are_ours() -> None:
+    rows = {row.id: row.published["parameters_M"] for row in recipe("assd-table2").rows if row.role == "run"}
+    assert rows == {row: round(COSTS["assd-table2"][row][0] / 1e6, 1) for row in rows}
+
+
+def test_the_papers_times() -> None:
+    """Ratios 1, 1.035, 1.124, 1.163; fusion and attention add up within 1 ms; 1 / 0.1648 s are Table 2's 6.1 FPS."""
+    times: list[Any] = [row.published["latency_s"] for row in recipe("assd-table3").rows]
+    base, fusion, attention, both = times
+    assert [round(each / base, 3) for each in times] == [1, 1.035, 1.124, 1.163]
+    assert abs(fusion + attention - base - both) < 0.001
+    assert round(1 / both, 1) == recipe("assd-table2").row("assd513").published["fps_k40"]
+
+
 def test_fusion_and_attention_at_321() -> None:
     base = pipelines("assd-table2")["ssd321"]
     for part, parameters, gmac in (("fusion", 58_073_518, 20.60), ("attention", 65_361_582, 23.24)):
