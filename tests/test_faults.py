@@ -31,7 +31,7 @@ from benchsuite.data.voc import Voc
 from benchsuite.errors import LONGEST, BenchError, InputError
 from benchsuite.verbs.score import score
 
-fuzz = settings(max_examples=2500, deadline=None)
+fuzz = settings(max_examples=100, deadline=None)
 DETECTIONS = Path(__file__).parent / "fixtures" / "metrics" / "detections.json"
 TRUTH = DETECTIONS.with_name("truth.json")
 
