@@ -13,6 +13,9 @@ from benchsuite.data.dataset import DetectionData
 from benchsuite.data.files import data_root
 from benchsuite.data.imagenet import Folders, has_classes
 from benchsuite.data.voc import Voc, splits_of
+from benchsuite.data.yolo import NAME as YOLO
+from benchsuite.data.yolo import Yolo
+from benchsuite.data.yolo import splits_of as splits_of_yolo
 from benchsuite.disk import is_file
 from benchsuite.errors import InputError
 
@@ -22,7 +25,7 @@ TRAIN = ("train2017", "train2014", "train")
 VAL = ("val2017", "val2014", "val", "valid", "validation", "test")
 NEEDED = (
     "needed are annotations/instances_train.json and annotations/instances_val.json (COCO format) with their images, "
-    "or a VOCdevkit with ImageSets/Main/train.txt and val.txt"
+    "data.yaml with images/ and labels/ (YOLO), or a VOCdevkit with ImageSets/Main/train.txt and val.txt"
 )
 NEEDED_CLASSES = (
     "needed are train/CLASS/*.jpg and val/CLASS/*.jpg, or CIFAR-100's files (cifar-100-python/train, test and meta)"
@@ -30,10 +33,11 @@ NEEDED_CLASSES = (
 
 
 def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
-    """(train, val) of a COCO-format folder, or else of a VOCdevkit; InputError naming what is missing."""
+    """(train, val) of a COCO-format folder, else of YOLO's layout, else of a VOCdevkit; InputError naming what is
+    missing."""
     if not path.is_dir():
         raise InputError(f"{path}: is not a folder; give the folder of a dataset ({NEEDED})")
-    found = _coco(path) or _voc(path)
+    found = _coco(path) or _yolo(path) or _voc(path)
     if found is None:
         single = [
             file.relative_to(path).as_posix() for file in (*path.glob("*.json"), *path.glob("annotations/*.json"))
@@ -74,7 +78,7 @@ def open_any_folder(
     path: Path,
 ) -> tuple[DetectionData, DetectionData] | tuple[ClassificationData, ClassificationData]:
     """(train, val) of a dataset of either kind; InputError naming what detection needs where there is none."""
-    boxes = not path.is_dir() or _coco(path) or _voc(path)
+    boxes = not path.is_dir() or _coco(path) or _yolo(path) or _voc(path)
     return open_folder(path) if boxes or not _classes(path) else open_class_folder(path)
 
 
@@ -122,6 +126,14 @@ def _images(path: Path, split: str, annotations: Path) -> Path:
     shown = f", such as {names[0]}," if names else ""
     looked = ", ".join(folder.relative_to(path).as_posix() for folder in folders if folder.is_dir())
     raise InputError(f"{annotations}: its images{shown} are in none of {looked}; put them into images/")
+
+
+def _yolo(path: Path) -> tuple[DetectionData, DetectionData] | None:
+    if not (path / YOLO).is_file():
+        return None
+    there = splits_of_yolo(path)
+    val = next((split for split in ("val", "test") if split in there), None)
+    return (Yolo(split="train", folder=path), Yolo(split=val, folder=path)) if val and "train" in there else None
 
 
 def _voc(path: Path) -> tuple[DetectionData, DetectionData] | None:

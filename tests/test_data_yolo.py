@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+from data_cases import one_line
+from PIL import Image
+
+from benchsuite.data.locate import open_folder
+from benchsuite.data.verify import Report, verify
+from benchsuite.data.yolo import Yolo, names_of
+from benchsuite.errors import InputError
+
+YAML = "path: .\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
+
+
+def layout(folder: Path, text: str = YAML, labels: str = "0 0.5 0.5 0.25 0.5\n1 .25 .25 .1 .1\n") -> Path:
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for name, size in (("a b.png", (40, 20)), ("c.JPG", (20, 40))):
+            Image.new("RGB", size).save(folder / "images" / split / name)
+        (folder / "labels" / split / "a b.txt").write_text(labels)
+    (folder / "data.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        YAML,
+        "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['cat', 'dog']\n",  # Roboflow's
+        "path: /datasets/elsewhere\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n",
+    ],
+)
+def test_boxes_in_pixels(tmp_path: Path, text: str) -> None:
+    train, val = open_folder(layout(tmp_path / "set", text))
+    assert isinstance(train, Yolo) and (train.name, val.name) == ("set train", "set val")
+    opened = train.open()
+    assert (opened.classes, opened.file_names) == (("cat", "dog"), ("a b.png", "c.JPG"))
+    assert opened.boxes.tolist() == [pytest.approx([15, 5, 25, 15]), pytest.approx([8, 4, 12, 6])]
+    assert (opened.labels.tolist(), opened.offsets.tolist()) == ([0, 1], [0, 2, 2])
+    assert (opened.sizes.tolist(), opened.read(1).shape) == ([[20, 40], [40, 20]], (40, 20, 3))
+    report = verify(train)
+    assert isinstance(report, Report) and not report.problems and report.classes == {"cat": 1, "dog": 1}
+
+
+def test_the_fingerprint_follows_labels_and_classes(tmp_path: Path) -> None:
+    kinds = [(YAML, "0"), (YAML, "0"), (YAML, "1"), (YAML.replace("cat", "ox"), "0")]
+    prints = [
+        Yolo(split="train", folder=layout(tmp_path / str(number), text, f"{label} .5 .5 .2 .2")).fingerprint()
+        for number, (text, label) in enumerate(kinds)
+    ]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ["0 .5 .5 .2", "x .5 .5 .2 .2", "7 .5 .5 .2 .2", "0 nan .5 .2 .2", "0 1.9 .5 .2 .2", "-1 .5 .5 .2 .2", "\0"],
+)
+def test_labels_that_are_none(tmp_path: Path, labels: str) -> None:
+    with pytest.raises(InputError) as error:
+        Yolo(split="train", folder=layout(tmp_path, labels=labels)).open()
+    one_line(error, "a b.txt")
+
+
+@pytest.mark.parametrize(
+    "names", ["names: 3", "names: {0: a, 2: b}", "names: [1, 2]", "names: []", "nc: 2", "names: [[[", "- a", "\x00"]
+)
+def test_names_that_are_none(tmp_path: Path, names: str) -> None:
+    with pytest.raises(InputError) as error:
+        names_of(layout(tmp_path, f"train: images/train\nval: images/val\n{names}\n" if names[0] == "n" else names))
+    one_line(error, "data.yaml")
+
+
+def test_images_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    folder = layout(tmp_path / "set", YAML.replace("images/train", str(tmp_path / "out" / "images")))
+    with pytest.raises(InputError) as error:
+        open_folder(folder)
+    one_line(error, "leads out of")
