@@ -154,7 +154,7 @@ COSTS = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_inspect(name: str) -> None:
-    found = {row: pipeline.inspect() for row, pipeline in pipelines(name).items()}
+    found: dict[str, Any] = {row: pipeline.inspect() for row, pipeline in pipelines(name).items()}
     assert {row: (cost["parameters"], cost["anchors"], cost["input"][1]) for row, cost in found.items()} == COSTS[name]
     if name == "assd-table3":
         macs = [cost["macs"] for cost in found.values()]
@@ -165,7 +165,9 @@ def test_inspect(name: str) -> None:
 
 
 def test_the_papers_parameters_are_ours() -> None:
-    rows = {row.id: row.published["parameters_M"] for row in recipe("assd-table2").rows if row.role == "run"}
+    rows: dict[str, Any] = {
+        row.id: row.published["parameters_M"] for row in recipe("assd-table2").rows if row.role == "run"
+    }
     assert rows == {row: round(COSTS["assd-table2"][row][0] / 1e6, 1) for row in rows}
 
 
@@ -265,7 +267,7 @@ def test_small_tiers_fit_their_anchors(name: str, tier: str) -> None:
 def test_any_backbone_of_three_maps(backbone: str) -> None:
     overrides = [f"model.backbone={backbone}", "model.anchors.steps=null"]
     row = planned("assd-table3", rows=["assd513"], overrides=overrides).rows[0]
-    anchors = row.pipeline.inspect()["anchors"]
+    anchors: Any = row.pipeline.inspect()["anchors"]
     assert anchors == 25_844 if "vgg" not in backbone else anchors > 25_844, "fc7 is as fine as conv5"
 
 
