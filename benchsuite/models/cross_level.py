@@ -4,12 +4,15 @@ CVPR 2018) across them or, beside it, of each level alone. HAR-Net (arXiv 1904.1
 Shapes: B images, C channels, S positions of all levels together, levels [B, C, H_l, W_l].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+PART = 2**18
+"""Numbers of a map that are read together on a CPU: a megabyte of float32."""
 
 
 class CrossLevelGroupNorm(nn.Module):
@@ -40,62 +43,94 @@ def cross_level_group_norm(
 
 
 class _CrossLevelNorm(torch.autograd.Function):
-    """Sums of each channel of each level first, then one multiplication and addition of each level where it is: to lay
-    the levels side by side for one `group_norm` would copy them, which costs as much as half a normalisation."""
+    """Moments of each channel of each level first, then one multiplication and addition of each level where it is: to
+    lay the levels side by side for one `group_norm` would copy them, which costs as much as half a normalisation."""
 
     @staticmethod
     def forward(
         ctx: Any, groups: int, eps: float, centred: bool, weight: Tensor, bias: Tensor, *levels: Tensor
     ) -> tuple[Tensor, ...]:
-        positions = sum(level.shape[-2:].numel() for level in levels)
         precise = torch.promote_types(levels[0].dtype, torch.float32)
-        weight, bias = weight.to(precise), bias.to(precise)
-        none = weight.new_zeros(len(levels[0]), groups)
-        sums = _sums(levels, levels, none, none + 1, weight)
-        square, mean = sums.mean(3, keepdim=True) / positions  # [B, G, 1]
-        if not centred:
-            mean = torch.zeros_like(mean)
-        inverse = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).add_(eps).rsqrt_()
-        scale = inverse * weight.view(groups, -1)
-        shift = torch.addcmul(bias.view(groups, -1), mean, scale, value=-1)
-        ctx.groups, ctx.centred, ctx.positions = groups, centred, positions
+        weight, bias = weight.to(precise).view(groups, -1), bias.to(precise).view(groups, -1)
+        mean, square = _pooled(levels, groups, centred)
+        inverse = (square + eps).rsqrt_()
+        scale = inverse * weight
+        ctx.centred, ctx.positions = centred, sum(level.shape[-2:].numel() for level in levels)
         ctx.save_for_backward(weight, mean, inverse, *levels)
-        return tuple(_affine(levels, scale, shift))
+        return tuple(_affine(levels, scale, torch.addcmul(bias, mean, scale, value=-1)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         weight, mean, inverse, *levels = ctx.saved_tensors
-        factors = weight.view(ctx.groups, -1)
-        sums = _sums(slopes, levels, mean.flatten(1), inverse.flatten(1), weight)
+        pairs = list(zip(slopes, levels, strict=True))
+        sums = [_sums(slope, level, mean, inverse) for slope, level in reversed(pairs)]  # the largest last: it is next
+        along, flat = (torch.stack(each).sum(0).unflatten(1, weight.shape) for each in zip(*sums, strict=True))
         # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
-        along, flat = (factors * sums).mean(3, keepdim=True) / ctx.positions
-        by_slope, by_input = factors * inverse, -along * inverse.square()
+        along_mean, flat_mean = ((weight * each).mean(2, keepdim=True) / ctx.positions for each in (along, flat))
+        by_slope, by_input = weight * inverse, -along_mean * inverse.square()
         constant = -mean * by_input
         if ctx.centred:
-            constant = torch.addcmul(constant, flat, inverse, value=-1)
+            constant = torch.addcmul(constant, flat_mean, inverse, value=-1)
         gradients = _affine(levels, by_input, constant, slopes, by_slope)
-        return None, None, None, *sums.sum(1).flatten(1), *gradients
+        return None, None, None, *(each.sum(0).flatten() for each in (along, flat)), *gradients
 
 
-def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
-    """Σ g x̂ and Σ g over all levels' positions, [2, B, G, C/G], x̂ = (x − mean) · inverse, which are [B, G].
+def _pooled(levels: Sequence[Tensor], groups: int, centred: bool) -> tuple[Tensor, Tensor]:
+    """μ and v of each image and group, [B, G, 1], put together of those of parts (Chan, Golub, LeVeque 1983): nothing
+    is lost where means are large against the spread."""
+    parts = [part for level in reversed(levels) for part in _moments(level)]  # the largest last: it is next
+    counts, means, variances = zip(*parts, strict=True)
+    share = torch.stack([means[0].new_full((1, 1, 1), count) for count in counts])  # filled: no copy from the host
+    share /= share.sum() * (levels[0].shape[1] // groups)
+    mean, variance = (torch.stack(each).unflatten(2, (groups, -1)) for each in (means, variances))
+    pooled = (share * mean).sum((0, 3)) if centred else mean.new_zeros(mean.shape[1:3])
+    spread = (mean - pooled.unsqueeze(2)).square_().add_(variance).mul_(share)
+    return pooled.unsqueeze(2), spread.sum((0, 3)).unsqueeze(2)
 
-    They are what group normalisation's backward pass adds up for its own weight and bias, in one reading of g and x.
-    With g = x they are moments, of a kernel that reads once what those for moments read twice; the variance is then
-    Σ x² / n − μ², as `group_norm` itself has it of channels_last maps.
+
+def _moments(level: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    """Of each part of a level's positions: how many they are, mean and variance of each channel there, [B, C].
+
+    On a CPU by what normalises single maps, which is several times as fast as torch's reductions; in small parts, for
+    precision and because it reads them twice.
     """
-    shape = len(levels), len(levels[0]), 2, mean.shape[1], -1
-    if levels[0].is_meta:  # where costs are counted; it has no such kernel
-        return torch.stack([level.sum((2, 3)) for level in levels for _ in range(2)]).view(shape).sum(0).transpose(0, 1)
-    found = [
-        torch.ops.aten.native_group_norm_backward(
-            g, x, m, i, weight, 1, x.shape[1], x.shape[2:].numel(), mean.shape[1], [False, True, True]
-        )[1:]
-        for slope, level in zip(slopes, levels, strict=True)
-        for g, x, m, i in zip(*(part.chunk(len(level)) for part in (slope, level, mean, inverse)), strict=True)
+    level = _precise(level)
+    images, channels, height, width = level.shape
+    if not _on_cpu(level):
+        variance, mean = torch.var_mean(level, (2, 3), correction=0)
+        return [(height * width, mean, variance)]
+    if _channels_last(level):
+        found = []
+        for band in level.split(max(1, PART // (width * channels)), 2):
+            each = [torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0) for image in band.split(1)]
+            mean, variance = (torch.stack(values) for values in zip(*each, strict=True))
+            found.append((band.shape[2] * width, mean, variance))
+        return found
+    rows = level.view(1, images * channels, -1).split(max(1, PART // (height * width)), 1)
+    each = [torch.native_group_norm(part, None, None, 1, *part.shape[1:], part.shape[1], 0.0)[1:] for part in rows]
+    mean, inverse = (torch.cat(values, 1).view(images, channels) for values in zip(*each, strict=True))
+    return [(height * width, mean, inverse.pow(-2))]
+
+
+def _sums(slope: Tensor, level: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g x̂ and Σ g over the positions of each channel, [B, C]; x̂ = (x − mean) · inverse, [B, G, 1].
+
+    On a CPU in one reading of both, by what adds them up for weight and bias of a batch norm.
+    """
+    slope, level = _precise(slope), _precise(level)
+    images, channels = level.shape[:2]
+    mean, inverse = (each.expand(-1, -1, channels // each.shape[1]).flatten(1) for each in (mean, inverse))
+    if not _on_cpu(level):
+        return (slope * (level - mean[..., None, None])).sum((2, 3)) * inverse, slope.sum((2, 3))
+    if not _channels_last(level):  # an image's channels are as good as more channels of one image
+        slope, level, mean, inverse = (each.reshape(1, -1, *each.shape[2:]) for each in (slope, level, mean, inverse))
+    sums = [
+        torch.ops.aten.native_batch_norm_backward(g, x, i, None, None, m, i, True, 0.0, [False, True, True])[1:]
+        for g, x, m, i in zip(slope.split(1), level.split(1), mean, inverse, strict=True)
     ]
-    return torch.stack([part for pair in found for part in pair]).view(shape).sum(0).transpose(0, 1)
+    along, flat = (torch.stack(each).view(images, channels) for each in zip(*sums, strict=True))
+    return along, flat
 
 
 def _affine(
@@ -105,31 +140,59 @@ def _affine(
     others: Sequence[Tensor] = (),
     its_scale: Tensor | None = None,
 ) -> list[Tensor]:
-    """level · scale + shift, and + other · its_scale, in the level's own precision and the first level's memory format.
+    """level · scale + shift, and + other · its_scale, rounded to the level's own precision, in the first level's memory
+    format.
 
     levels, others [B, C, H, W]; the rest [B, G, C/G], or [B, G, 1] where a group's channels have the same.
     """
-    channels = levels[0].shape[1]
-    last = levels[0].is_contiguous(memory_format=torch.channels_last)
+    channels, last = levels[0].shape[1], _channels_last(levels[0])
 
     def factors(values: Tensor) -> Tensor:
-        each = values.expand(-1, -1, channels // values.shape[1]).flatten(1).to(levels[0].dtype)
-        return each.unsqueeze(1 if last else 2)
+        return values.expand(-1, -1, channels // values.shape[1]).flatten(1).unsqueeze(1 if last else 2)
 
     def positions(map_: Tensor) -> Tensor:
         # three dimensions, for torch's loop over four is far slower
         return map_.permute(0, 2, 3, 1).flatten(1, 2) if last else map_.flatten(2)
 
     scale, shift = factors(scale), factors(shift)
-    moved = [torch.addcmul(shift, positions(level), scale) for level in levels]
-    if its_scale is not None:
-        its_scale = factors(its_scale)
-        for level, other in zip(moved, others, strict=True):
-            level.addcmul_(positions(other), its_scale)
-    if last:
-        shapes = [(len(level), *level.shape[2:], level.shape[1]) for level in levels]
-        return [level.view(shape).permute(0, 3, 1, 2) for level, shape in zip(moved, shapes, strict=True)]
-    return [level.view(before.shape) for level, before in zip(moved, levels, strict=True)]
+    results = []
+    for number, level in enumerate(levels):
+        flat = positions(level)
+        result = torch.empty_like(flat)
+        if its_scale is None:
+            torch.addcmul(shift, flat, scale, out=result)
+        else:
+            parts = flat, scale, shift, positions(others[number]), factors(its_scale)
+            for out, x, by, constant, other, its_by in _parts(result, *parts):
+                torch.addcmul(constant, x, by, out=out).addcmul_(other, its_by)
+        results.append(result.transpose(1, 2).view(level.shape) if last else result.view(level.shape))
+    return results
+
+
+def _parts(flat: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of [B, m, n] and of what is as large or is broadcast to it, on a CPU small enough to stay in its cache from
+    one operation to the next; elsewhere the whole."""
+    rows = 4 * PART // flat.shape[2]
+    if not _on_cpu(flat) or flat.shape[1] <= rows:
+        yield flat, *others
+    else:
+        every = flat, *(other.expand_as(flat) for other in others)
+        for image in zip(*(each.split(1) for each in every), strict=True):
+            yield from zip(*(each.split(rows, 1) for each in image), strict=True)
+
+
+def _on_cpu(level: Tensor) -> bool:
+    """Where maps are worked on image by image and part by part; elsewhere every call costs more than what it saves."""
+    return level.device.type == "cpu"
+
+
+def _channels_last(level: Tensor) -> bool:
+    return level.is_contiguous(memory_format=torch.channels_last)
+
+
+def _precise(level: Tensor) -> Tensor:
+    """In float32 at least."""
+    return level.to(torch.promote_types(level.dtype, torch.float32))
 
 
 class LevelGates(nn.Module):
