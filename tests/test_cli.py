@@ -88,6 +88,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "compare": ["--check", "--format", "--json"],
         "plot": sorted([*source, "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
         "export": sorted([*source, "--images", "--json", "--out", "-o"]),
+        "predict": sorted([*source, "--images", "--json", "--out", "--threshold", "-o"]),
         "doctor": ["--data-root", "--json", "--store"],
         "report": ["--file", "--out", "--store", "-o"],
         "status": ["--json", "--store"],

@@ -41,8 +41,8 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Use this dataset instead: a COCO folder, a COCO-format folder or a VOCdevkit; for classification "
-        "CIFAR-100's files or one folder a class.",
+        help="Use this dataset instead: a COCO folder, a COCO-format folder, YOLO's layout or a VOCdevkit; "
+        "for classification CIFAR-100's files or one folder a class.",
     ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BENCH_DATA.")]

@@ -65,6 +65,32 @@ def export(
     print_json(found.form()) if as_json else print_export(found)
 
 
+@app.command()
+def predict(
+    target: Annotated[str, typer.Argument(help="RECIPE/ROW, trained before.")],
+    images: Annotated[Path, typer.Option(help="A folder of pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("predicted"),
+    threshold: Annotated[float, typer.Option(help="The least score drawn.", min=0, max=1)] = 0.3,
+    tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
+    store: StoreDir = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Detect on a folder of pictures with a trained row: COCO results and drawn pictures.
+
+    bench predict har-table1/baseline --tier mini --images ~/pictures
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.predict import predict as predict_on
+
+    recipe, row = target_of("predict", target)
+    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets)
+    found = predict_on(planned, Store(store), images, out, threshold)
+    if as_json:
+        print_json(found.form())
+    else:
+        for file in (found.results, *found.pictures):
+            print(file)
+
+
 @data_app.command()
 def verify(
     recipe: Annotated[str, typer.Argument(help="Recipe whose dataset to check.", autocompletion=complete)] = "",
