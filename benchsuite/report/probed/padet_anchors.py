@@ -43,7 +43,7 @@ def _boxes(
     axes: Axes, image: NDArray[np.generic], truth: NDArray[np.generic], boxes: NDArray[np.generic], colour: str
 ) -> None:
     axes.imshow(image)
-    for corners, edge, width in ((boxes, colour, 0.4), (truth, "white", 0.9)):
+    for corners, edge, width in ((boxes, colour, 0.7), (truth, "white", 0.9)):
         for left, top, right, bottom in corners.astype(float).tolist():
             axes.add_patch(
                 Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=edge, linewidth=width)
@@ -55,5 +55,5 @@ def _histogram(axes: Axes, overlaps: Arrays) -> None:
     values = [overlaps[side].astype(float) for side in SIDES]
     axes.hist(values, BINS, color=list(SIDES.values()), label=list(SIDES))
     axes.set_title("(d) positives by IoU", fontsize=7)
-    axes.set_xticks(BINS)
+    axes.set(xticks=BINS, xlabel="IoU with the truth")
     axes.legend()
