@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchsuite.data.batch import Batch
 from benchsuite.papers.padet import PADet, PADetDetector
@@ -62,3 +62,18 @@ def around(*boxes: tuple[float, float, float, float]) -> Tensor:
     """xyxy [n, 4] of boxes (centre x, centre y, width, height)."""
     x, y, w, h = torch.tensor(boxes).unbind(-1)
     return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=-1)
+
+
+def squares(sides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((side, side) for side in sides)
+
+
+def grid(anchors: Any, sides: tuple[int, ...], frame: int) -> Tensor:
+    found: Tensor = anchors.grid(squares(sides), (), (frame, frame), torch.device("cpu"))
+    return found
+
+
+def randomised(module: nn.Module) -> Any:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
