@@ -7,9 +7,11 @@ is passed over without being built (a fifth of the time for a results file of CO
 with its place in the file.
 """
 
+import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ from benchsuite.errors import InputError
 LIMIT = 64 * 2**20  # bytes of results, records and states, of which the largest known has a hundredth
 LARGE = 4 * 2**30  # bytes of annotations and detections: eight times COCO's train2017 with its masks
 DEPTH = 100  # levels of a value; what is written here has less than ten
+LONGEST_NAME = 200  # bytes of a file's name before its suffix; file systems take 255 in all
 DIGITS = 20  # of a whole number: all that 64 bits can hold
 
 T = TypeVar("T")
@@ -145,6 +148,18 @@ def _children(value: "list[Any] | dict[str, Any]") -> Any:
 
 
 # --- writing
+
+
+def placed(folder: Path, *words: str, suffix: str) -> Path:
+    """A file in `folder`, named by the words with dots between them and never elsewhere, whatever the words are.
+
+    >>> placed(Path("out"), "../x", "mini", suffix=".json").as_posix()
+    'out/x.mini.json'
+    """
+    name = ".".join(filter(None, (re.sub(r"[^\w.+-]+", "-", word).strip("-.") for word in words)))
+    if len(name.encode()) > LONGEST_NAME:  # two long names stay two
+        name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return folder / f"{name or 'unnamed'}{suffix}"
 
 
 @contextmanager

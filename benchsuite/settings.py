@@ -8,14 +8,18 @@ There is no registry: the name is looked up by import, and what is not a setting
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
+import os
 import pkgutil
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -26,16 +30,50 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
 """A setting that is on or off; off is None, which no key mentions."""
 P = TypeVar("P", bound="Part")
+MOST = 2**32 - 1
+"""The largest whole number that a setting takes where it has no bound of its own; also the largest seed."""
 NO_SUCH_KIND = "unknown kind"
-"""What the error begins with where a `kind` names nothing."""
+"""What the error begins with where a `kind` names nothing that can be used."""
+LONGEST_NAME = 200
 
 
-class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused. Raise `version` when behaviour changes under equal
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kind, found = schema.get("type"), {name: _strict(item) for name, item in schema.items()}
+    if kind in ("int", "float", "bool"):
+        found["strict"] = True
+    if kind == "int" and not {"le", "lt"} & schema.keys():
+        found["le"] = MOST
+    if kind == "literal" and not any(isinstance(value, bool) for value in schema["expected"]):
+        return core_schema.no_info_before_validator_function(_no_truth, cast(CoreSchema, found))
+    return found
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("a truth value is none of the choices")
+    return value
+
+
+class Strict(BaseModel):
+    """Base of what is read from files that people write: frozen, unknown keys refused, and every number one: neither
+    `true` nor `'0.01'`, none without end, no whole one beyond MOST."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return cast(CoreSchema, _strict(handler(source)))
+
+
+class Settings(Strict):
+    """Base of all settings. Raise `version` when behaviour changes under equal
     settings, so that old results are not taken for new ones. A field with `exclude=True` says where something is,
     not what it is, and stays out of keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
     version: ClassVar[int] = 1
 
     def changed(self, **changes: Any) -> Self:
@@ -62,7 +100,7 @@ class Part(Settings):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        plain = handler(source)
+        plain = super().__get_pydantic_core_schema__(source, handler)
 
         def choose(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
             if not isinstance(value, Mapping):
@@ -106,15 +144,78 @@ def find(slot: type[P], kind: object) -> type[P]:
         module, _, name = kind.rpartition(".")
         modules = [f"{package}.{module}" for package in slot.packages if module and "." not in module]
     for module_name in modules:
-        try:
-            present = importlib.util.find_spec(module_name) is not None
-        except (ImportError, ValueError):
-            present = False
-        if present:
-            found = getattr(importlib.import_module(module_name), name, None)
-            if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
-                return found
+        module = _module(module_name, kind)
+        found = None if module is None else vars(module).get(name)
+        if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
+            return found
     raise ValueError(f"{NO_SUCH_KIND} '{kind}'; {nearest(kind, choices(slot))}")
+
+
+def look_beside(folder: Path) -> None:
+    """Let kinds name modules in `folder`, where a recipe lies; installed ones go first."""
+    if str(folder) not in _beside:
+        _beside.append(str(folder))
+
+
+_beside: list[str] = []
+
+
+def _module(name: str, kind: str) -> ModuleType | None:
+    """The module, None where there is none; ValueError, one line, where it is Python's own or its import fails."""
+    words = name.split(".")
+    if len(name) > LONGEST_NAME or not all(word.isidentifier() for word in words):
+        return None
+    if words[0] in {*sys.stdlib_module_names, "test"} or any(word.startswith("__") for word in words):
+        raise ValueError(f"{NO_SUCH_KIND} '{kind}': {name} is Python's own and not imported; name a module of yours")
+    try:
+        return _imported(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may end in any way; `exit()` is one
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ValueError(
+            f"{NO_SUCH_KIND} '{kind}': importing {name} failed with {told} ({_line_of(error)}); mend it"
+        ) from error
+
+
+def _imported(name: str) -> ModuleType | None:
+    if name in sys.modules:
+        return sys.modules[name]
+    for folders in ([], [folder for folder in _beside if folder not in sys.path]):
+        sys.path.extend(folders)
+        importlib.invalidate_caches()
+        try:
+            with _off_stdout():
+                return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):  # it is there, and lacks another
+                raise
+    return None
+
+
+@contextmanager
+def _off_stdout() -> Iterator[None]:
+    """What an import prints goes to stderr: stdout may be JSON for a program."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+_OURS = (__file__, importlib.__file__)
+
+
+def _line_of(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [each for each in frames if not each.filename.startswith("<") and each.filename not in _OURS]
+    return f"{Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else "no line of it"
 
 
 @cache

@@ -38,6 +38,10 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        if os.environ.get("OMP_NUM_THREADS"):
+            from benchsuite.engine.environment import cores
+
+            cores()  # before anything starts threads
         code = app(standalone_mode=False)
     except BenchError as error:
         return _complain(error, error.exit_code)

@@ -55,15 +55,18 @@ Device = Annotated[
 ]
 
 
-def split(text: str) -> list[str]:
-    """The words of a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def split(option: str, text: str) -> list[str]:
+    """The words of a list with commas; InputError where there are commas alone."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if text and not parts:
+        raise InputError(f"{option} '{text}': names none; leave the option out for all")
+    return parts
 
 
 def seeds_of(text: str) -> list[int]:
     """The numbers of --seeds; InputError for others."""
     try:
-        return [int(part) for part in split(text)]
+        return [int(part) for part in split("--seeds", text)]
     except ValueError:
         raise InputError(f"--seeds {text}: is not a list of whole numbers; for instance --seeds 0,1,2") from None
 
@@ -88,7 +91,7 @@ def planned_of(
         os.environ["BENCH_DATA"] = str(data_root)
     recipes = select(ids)
     return make_plan(
-        recipes, tier, rows=split(rows), seeds=seeds_of(seeds), data=data, overrides=sets or (), device=device
+        recipes, tier, rows=split("--rows", rows), seeds=seeds_of(seeds), data=data, overrides=sets or (), device=device
     )
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from benchsuite.data.batch import ImageBatch
 from benchsuite.data.classification import ClassificationSet
-from benchsuite.data.transforms import as_tensor, mixed, sample_rng
+from benchsuite.data.transforms import Side, as_tensor, mixed, sample_rng
 from benchsuite.errors import InputError
 from benchsuite.settings import Part
 
@@ -42,7 +42,7 @@ class View(Part):
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.data",)
     random: ClassVar[bool] = False
-    side: int = Field(ge=1)
+    side: Side
 
     @abstractmethod
     def build(self) -> v2.Transform:
@@ -60,7 +60,7 @@ class Whole(View):
 class CentreCrop(View):
     """The short side becomes `short` pixels, then the middle is cut out: ImageNet's usual test, 224 of 256."""
 
-    short: int = Field(ge=1)
+    short: Side
 
     @model_validator(mode="after")
     def _inside(self) -> Self:

@@ -62,8 +62,8 @@ class Generated(DetectionData):
     images: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
     split: Literal["train", "val"] = "train"
-    height: int = Field(default=256, ge=64)
-    width: int = Field(default=256, ge=64)
+    height: int = Field(default=256, ge=64, le=8192)
+    width: int = Field(default=256, ge=64, le=8192)
     noise: float = Field(default=7.0, ge=0, le=64)
     contrast: float = Field(default=0.9, gt=0, le=1)
     clutter: int = Field(default=4, ge=0, le=32)

@@ -25,6 +25,8 @@ from benchsuite.settings import Part
 
 # The mean colour of ImageNet, RGB: what SSD fills the canvas with when it zooms out (Liu et al. 2016, section 2.2).
 MEAN_COLOUR = (123.0, 117.0, 104.0)
+Side = Annotated[int, Field(ge=1, le=16384)]
+"""Pixels of a picture's side; the most are 800 MB of one picture."""
 
 
 def as_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -36,7 +38,7 @@ class Input(Part):
     """Slot: the deterministic resize of every image. Batches are padded at the right and bottom to `multiple`."""
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.data",)
-    multiple: int = Field(1, ge=1)
+    multiple: Side = 1
 
     @abstractmethod
     def target(self, height: int, width: int) -> tuple[int, int]:
@@ -67,9 +69,9 @@ class Input(Part):
 class ShortSide(Input):
     """The short side becomes `short` pixels, or less so that the long side is at most `long` (Detectron)."""
 
-    short: int = Field(ge=1)
-    long: int = Field(ge=1)
-    multiple: int = Field(128, ge=1)
+    short: Side
+    long: Side
+    multiple: Side = 128
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -95,8 +97,8 @@ class ShortSide(Input):
 class Fixed(Input):
     """Every image is warped to one size, as SSD does."""
 
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
+    height: Side
+    width: Side
 
     @property
     def nominal(self) -> tuple[int, int]:
@@ -181,8 +183,8 @@ class ShortSides(Augment):
     """Resizes to a short side drawn from `sides`, or less so that the long side is at most `long` (Detectron2)."""
 
     masks: ClassVar[bool] = True
-    sides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    long: int = Field(ge=1)
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)]
+    long: Side
 
     def bound(self, height: int, width: int) -> tuple[int, int]:
         """At the largest of `sides`."""

@@ -8,8 +8,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from benchsuite.errors import InputError
 from benchsuite.settings import Json
 
+MOST_THREADS = 4096
 PACKAGES = ("benchsuite", "torch", "torchvision", "timm", "numpy", "hotcoco", "pycocotools")
 
 
@@ -38,10 +40,14 @@ def device_name(device: str = "auto") -> str:
 
 
 def cores() -> int:
-    """CPU cores that this process may use; `OMP_NUM_THREADS`, where set, is obeyed."""
+    """CPU cores that this process may use; `OMP_NUM_THREADS`, where set, is obeyed. InputError where that is no number,
+    for which OpenMP takes any."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    if asked:
+        first = asked.partition(",")[0].strip()  # of nested teams: the outer one's
+        if not first.isdecimal() or not 0 < int(first[:9]) <= MOST_THREADS:
+            raise InputError(f"OMP_NUM_THREADS='{asked}': is no number of threads; unset it, or set one such as 2")
+        return int(first)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -116,5 +122,8 @@ def _commit() -> str | None:
 
 def _output(command: list[str]) -> str:
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        # git would look into the repository that $GIT_DIR names, whatever folder it is given
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, env=environ)
+        return found.stdout.strip()
     return ""

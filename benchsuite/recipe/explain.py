@@ -1,6 +1,6 @@
 """Mistakes in settings as sentences of one line: where, what was found, what would have been accepted."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,10 +22,17 @@ def explain(error: ValidationError, document: Document, settings: type[BaseModel
         return InputError(f"{place}: unknown key `{dotted}`; {nearest(str(path[-1]), accepted)}")
     if message == "Field required":
         return InputError(f"{place}: `{dotted}` is missing; add it")
+    while path and path[-1] not in _keys(document.at(*path[:-1]).value):  # the branch of a choice, none of the file's
+        path = path[:-1]
+    dotted = ".".join(str(step) for step in path)
     if isinstance(value, dict) and (NO_SUCH_KIND in message) and "kind" in value:
         place, dotted, value = document.origin((*path, "kind")), f"{dotted}.kind".lstrip("."), value["kind"]
     message = message[0].lower() + message[1:]
     return InputError(f"{place}: `{dotted}` is {_short(value)}: {message}")
+
+
+def _keys(value: object) -> Container[object]:
+    return range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
 
 
 def _short(value: object) -> str:

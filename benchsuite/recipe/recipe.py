@@ -4,26 +4,24 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from benchsuite.errors import InputError, nearest
 from benchsuite.recipe.explain import explain
+from benchsuite.recipe.form import TIERS, Id, Outer, Seeds, seeds_in
+from benchsuite.recipe.references import check_references
 from benchsuite.recipe.shelf import available, folder, parent_of
 from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read
+from benchsuite.settings import look_beside
 
-TIERS = ("smoke", "mini", "paper")
 MINIVAL = "minival_"
 """What the id of a column begins with that holds on minival (val2017) what the column of the rest of its id holds on
 test-dev."""
 
 
-class _Outer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class Spread(_Outer):
+class Spread(Outer):
     """A published cell printed as mean ± deviation."""
 
     mean: float
@@ -33,23 +31,23 @@ class Spread(_Outer):
 Published = float | Spread | None
 
 
-class Paper(_Outer):
+class Paper(Outer):
     """Where the table was published."""
 
-    id: str
+    id: Id
     title: str
     cite: str
 
 
-class Column(_Outer):
+class Column(Outer):
     """A column of the table. `measures` is the name of the number that a job of the row leaves: the column's `id` where
     nothing else is said; None where only the paper's numbers fill it."""
 
-    id: str
+    id: Id
     measures: str | None = ""
     label: str = ""
     better: Literal["higher", "lower"] = "higher"
-    decimals: int = 1
+    decimals: Annotated[int, Field(ge=0, le=10)] = 1
 
     @property
     def number(self) -> str | None:
@@ -57,10 +55,10 @@ class Column(_Outer):
         return self.id if self.measures == "" else self.measures
 
 
-class Row(_Outer):
+class Row(Outer):
     """One configuration, as its change to the base. `quoted` rows are printed, never run."""
 
-    id: str
+    id: Id
     label: str = ""
     role: Literal["run", "quoted"] = "run"
     cite: str = ""
@@ -71,7 +69,7 @@ class Row(_Outer):
     tiers: Mapping[str, Document] = Field(default_factory=dict)
 
 
-class Claim(_Outer):
+class Claim(Outer):
     """A sentence of the paper that can be checked: `better` beats `than` on a column by more than `by`, or `close`
     is within `within` of `to`."""
 
@@ -108,18 +106,18 @@ class Claim(_Outer):
         return f"{first} beats {second} on {column}" + (f" by more than {self.by:g}" if self.by else "")
 
 
-class Recipe(_Outer):
+class Recipe(Outer):
     """One published table (or figure)."""
 
-    id: str
+    id: Id
     paper: Paper
     table: str
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     baseline: str | None = None
     claims: tuple[Claim, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     base: Document = Field(default_factory=lambda: Document({}))
     tiers: Mapping[str, Document] = Field(default_factory=dict)
     _file: Path | None = PrivateAttr(None)
@@ -137,11 +135,13 @@ class Recipe(_Outer):
         raise InputError(f"{self.id}: no row '{row_id}'; {nearest(row_id, (row.id for row in self.rows))}")
 
     def with_row(self, row_id: str, *, like: str, change: Mapping[str, Any]) -> "Recipe":
-        """The recipe with one more row: `like` another one, with `change` laid over its settings."""
+        """The recipe with one more row: `like` another one, with `change` laid over its settings. InputError where the
+        recipe has no row `like`, or `row_id` is no id or taken."""
         parent, own = self.row(like), Document(dict(change), {(): Origin(f"change of {row_id}", 0)})
         gone = tuple(self.base.merged(parent.change).exchanged(own))
-        row = parent.model_copy(
-            update={
+        row = Row.model_validate(
+            dict(parent)
+            | {
                 "id": row_id,
                 "label": row_id,
                 "published": {},
@@ -149,6 +149,8 @@ class Recipe(_Outer):
                 "tiers": {tier: part.less(gone) for tier, part in parent.tiers.items()},
             }
         )
+        if any(other.id == row_id for other in self.rows):
+            raise InputError(f"{self.id}: row id '{row_id}' stands twice; choose another")
         return self.model_copy(update={"rows": (*self.rows, row)})
 
     def baseline_of(self, row: Row) -> str | None:
@@ -163,7 +165,10 @@ class Recipe(_Outer):
 
     def seeds_of(self, tier: str) -> tuple[int, ...]:
         """Seeds of a tier, the recipe's own where the tier names none."""
-        return tuple(self.tier(tier).value.get("seeds", self.seeds))
+        found = self.tier(tier)
+        if "seeds" not in found.value:
+            return self.seeds
+        return seeds_in(found.value["seeds"], f"{found.origin(('seeds',))}: `tiers.{tier}.seeds`")
 
     def tier(self, tier: str) -> Document:
         """Settings of a tier; InputError where the recipe has no such tier."""
@@ -220,9 +225,10 @@ def load(file: Path) -> Recipe:
         recipe = Recipe.model_validate(outer)
     except ValidationError as error:
         raise explain(error, document, Recipe) from None
-    _check_references(recipe, document)
+    check_references(recipe, document)
     if file.parent.resolve() != folder().resolve():
         recipe._file = file
+        look_beside(file.parent.resolve())
     return recipe
 
 
@@ -283,44 +289,24 @@ def _column(document: Document, column: object) -> object:
     return entry
 
 
-def _check_references(recipe: Recipe, document: Document) -> None:
-    ids = [row.id for row in recipe.rows]
-    for index, row in enumerate(recipe.rows):
-        place = document.origin(("rows", index, "id"))
-        if ids.index(row.id) != index:
-            raise InputError(f"{place}: row id '{row.id}' stands twice; rename one")
-        for column in row.published:
-            _known("column", column, recipe.column_ids, document.origin(("rows", index, "published", column)))
-        for other in filter(None, (row.same_as, row.baseline)):
-            _known("row", other, ids, place)
-    if recipe.baseline is not None:
-        _known("row", recipe.baseline, ids, document.origin(("baseline",)))
-    for tier in recipe.tiers:
-        _known("tier", tier, TIERS, document.origin(("tiers", tier)))
-    for index, claim in enumerate(recipe.claims):
-        place = document.origin(("claims", index))
-        for other in claim.rows:
-            _known("row", other, ids, place)
-        _known("column", claim.on, recipe.column_ids, place)
-
-
-def _known(what: str, name: str, there: Sequence[str], place: Origin) -> None:
-    if name not in there:
-        raise InputError(f"{place}: no {what} '{name}'; {nearest(name, there)}")
-
-
 def select(names: Sequence[str]) -> list[Recipe]:
     """Recipes by id, glob (`har-*`) or path of a YAML file, each once; InputError with the nearest id."""
     known = available()
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
     for name in names:
         matches = [known[recipe_id] for recipe_id in known if fnmatchcase(recipe_id, name)]
         if not matches and name.endswith((".yaml", ".yml")):
             matches = [Path(name)]
         if not matches:
             raise InputError(f"no recipe '{name}'; {nearest(name, known)}")
-        files |= dict.fromkeys(matches)
-    return [load(file) for file in files]
+        files |= {file.resolve(): file for file in matches}
+    recipes = [load(file) for file in files.values()]
+    for index, recipe in enumerate(recipes):
+        twin = next(other for other in recipes if other.id == recipe.id)
+        if twin is not recipe:
+            both = f"{list(files.values())[recipes.index(twin)]} and {list(files.values())[index]}"
+            raise InputError(f"{both} have one id, '{recipe.id}', and would share their results; change one")
+    return recipes
 
 
 def load_recipe(name: str | Path) -> Recipe:

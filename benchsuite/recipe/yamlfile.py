@@ -1,5 +1,6 @@
 """Recipes' YAML: read safely, every value with the file and line it came from, so that errors can name them."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,11 @@ from typing import Any
 
 import yaml
 
-from benchsuite.errors import InputError
+from benchsuite.disk import DEPTH, DIGITS, read_within, told
+from benchsuite.errors import InputError, harmless
 
 KeyPath = tuple[str | int, ...]
+LIMIT = 4 * 2**20  # bytes of a recipe; the longest of the project's has 20,000
 
 
 @dataclass(frozen=True)
@@ -143,21 +146,32 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 def read(file: Path) -> Document:
     """Read a YAML mapping; InputError with file and line for whatever is not plain YAML."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; `bench list` shows the recipes there are") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); a recipe is a UTF-8 text file") from None
+        if not file.exists():
+            raise InputError(f"{file}: no such file; `bench list` shows the recipes there are")
+        text = read_within(file, "a recipe is a text file", LIMIT).decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        raise InputError(f"{file}: cannot be read ({told(error)}); a recipe is a UTF-8 text file") from None
     return parse(text, file.name)
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
+        _refuse_depth(text, name)
         return yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}; mend the line") from None
+
+
+def _refuse_depth(text: str, name: str) -> None:
+    """InputError where values are nested too deep: to build them would end the interpreter."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise InputError(f"{name}:{line}: is nested more than {DEPTH} deep; write it flatter")
 
 
 def parse(text: str, name: str) -> Document:
@@ -171,10 +185,25 @@ def parse(text: str, name: str) -> Document:
 def parse_value(text: str) -> Any:
     """One value as on the command line (`--set a.b=[1, 2]`)."""
     try:
+        _refuse_depth(text, "--set")
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError:
         raise InputError(f"--set: '{text}' is not a YAML value; quote it, for instance \"a.b='text'\"") from None
     return _Builder("--set").build(node).value
+
+
+def _scalar(tag: str, text: str, origin: Origin) -> Any:
+    if not text.isprintable() and not all(harmless(sign) or sign in "\n\t" for sign in text):
+        raise InputError(f"{origin}: '{text}' has control characters; take them out")
+    try:
+        if tag.endswith(":int") and len(text) > DIGITS:
+            raise ValueError(f"it has {len(text)} digits")
+        value = _SCALARS[tag](text)
+    except ValueError:
+        raise InputError(f"{origin}: '{text}' is no number that can be read; write another") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{origin}: '{text}' is no finite number; write another")
+    return value
 
 
 class _Builder:
@@ -192,21 +221,21 @@ class _Builder:
             raise InputError(f"{origin}: anchors and aliases are not used in recipes; write the value out")
         self.seen.add(id(node))
         self.origins[path] = origin
-        if node.tag not in _SCALARS and node.tag not in _COLLECTIONS:
+        if node.tag not in (_SCALARS if isinstance(node, yaml.ScalarNode) else _COLLECTIONS):
             raise InputError(f"{origin}: tag {node.tag} is not allowed; recipes hold plain values only")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         self.origins[path] = replace(origin, text=node.value)
-        return _SCALARS[node.tag](node.value)
+        return _scalar(node.tag, node.value, origin)
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
             line = f"{self.file}:{key_node.start_mark.line + 1}"
-            if not isinstance(key, str):
+            if not isinstance(key, str) or not all(map(harmless, key)):
                 raise InputError(f"{line}: a key must be a word")
             if key in built:
                 raise InputError(f"{line}: key '{key}' stands twice; keep one")

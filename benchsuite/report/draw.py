@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchsuite.disk import outgoing
+from benchsuite.disk import outgoing, placed
 from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Recipe
 from benchsuite.report import figures
@@ -36,6 +36,6 @@ def plot_results(recipe: Recipe, tier: str, figure: str, folder: Path, form: str
     drawn = []
     for file in found:
         results = load(file)
-        name = f"{file.stem}.{figure}.{form}" if figure else f"{file.stem}.{form}"
-        drawn.append(save_figure(figures.draw(figure, results) if figure else figures.default(results), folder / name))
+        target = placed(folder, file.stem, figure, suffix=f".{form}")
+        drawn.append(save_figure(figures.draw(figure, results) if figure else figures.default(results), target))
     return drawn

@@ -14,8 +14,8 @@ from benchsuite.disk import outgoing
 from benchsuite.engine.progress import clock
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
+from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.heading import Heading
-from benchsuite.recipe.recipe import TIERS
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.gathered._runs import log, seed_of, trainings
 from benchsuite.report.grids import Grid, grids, meaning, provenance

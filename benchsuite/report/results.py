@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchsuite.disk import folder_of, whole
+from benchsuite.disk import folder_of, placed, whole
 from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Claim, Column, Paper, Published, Spread
 from benchsuite.settings import flat_errors
@@ -187,10 +187,9 @@ def load(path: Path) -> Results:
         ) from None
 
 
-def file_name(results: Results, name: str | None = None) -> str:
-    """`ID.TIER.json`, or `ID.TIER.NAME.json` where the data or settings are not the recipe's own."""
-    words = [results.recipe, results.tier, *([name] if name else [])]
-    return ".".join(re.sub(r"[^\w.+-]+", "-", word).strip("-.") for word in words) + ".json"
+def file_of(results: Results, folder: Path, name: str | None = None) -> Path:
+    """`ID.TIER.json` in `folder`, or `ID.TIER.NAME.json` where the data or settings are not the recipe's own."""
+    return placed(folder, results.recipe, results.tier, *([name] if name else []), suffix=".json")
 
 
 def save(results: Results, folder: Path, name: str | None = None, force: bool = False) -> Path:
@@ -200,7 +199,7 @@ def save(results: Results, folder: Path, name: str | None = None, force: bool = 
     it is left alone and InputError says so, unless `force`. InputError too where the folder cannot be written.
     """
     clean = Results.model_validate(_without_paths(results.model_dump(mode="json", by_alias=True)))
-    file = folder / file_name(clean, name)
+    file = file_of(clean, folder, name)
     with folder_of(file), _locked(folder), whole(file) as scratch:
         if file.exists() and not force:
             earlier = load(file)

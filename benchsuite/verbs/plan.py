@@ -15,6 +15,7 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.recipe.explain import explain
+from benchsuite.recipe.form import seeds_in
 from benchsuite.recipe.recipe import Claim, Recipe, Row
 from benchsuite.settings import find, walk
 
@@ -136,7 +137,7 @@ def make_plan(
     planned: list[PlannedRow] = []
     for recipe in recipes:
         chosen = [row for row in recipe.rows if row.role == "run" and (not rows or row.id in rows)]
-        its_seeds = tuple(seeds or recipe.seeds_of(tier))
+        its_seeds = seeds_in(list(seeds), "--seeds") if seeds else recipe.seeds_of(tier)
         for row in chosen:
             pipeline = resolve(recipe, row, tier, look and look(recipe, row, tier), overrides)
             planned.append(PlannedRow(recipe, row, pipeline, its_seeds, named))
@@ -146,6 +147,8 @@ def make_plan(
         if not any(each.row.id == name for each in planned):
             recipes[0].row(name)
             raise InputError(f"--rows {name}: is quoted from elsewhere, there is nothing to run; leave it out")
+    if not planned:
+        raise InputError(f"{', '.join(each.id for each in recipes)}: every row is quoted, there is nothing to run")
     name = "" if data is None else data.resolve().name
     return Plan(tier, tuple(planned), tuple(overrides), name, device)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.disk import outgoing
+from benchsuite.disk import outgoing, placed
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run_jobs
@@ -34,7 +34,7 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
     chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
     pictures = [_picture(data, predicted, int(index), threshold) for index in chosen]
     figure = detections(pictures, data.classes, _title(plan, data.name, seed), threshold)
-    return save_figure(figure, folder / f"{_name(plan)}.detections.{form}")
+    return save_figure(figure, placed(folder, *_words(plan), "detections", suffix=f".{form}"))
 
 
 def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int, form: str) -> list[Path]:
@@ -53,7 +53,7 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
         raise InputError(failure.message)
     file = store.verified(job.key).path("arrays.safetensors")
     figure = probed.draw(picture, file, f"{_title(plan, val.name, seed)}, image {image}")
-    drawn = save_figure(figure, folder / f"{_name(plan)}.{picture}.{form}")
+    drawn = save_figure(figure, placed(folder, *_words(plan), picture, suffix=f".{form}"))
     arrays = drawn.with_suffix(".safetensors")
     with outgoing(arrays) as scratch:
         shutil.copyfile(file, scratch)
@@ -83,9 +83,9 @@ def _title(plan: Plan, data: str, seed: int) -> str:
     return f"{plan.rows[0].id}, {plan.tier} tier on {data}, seed {seed}"
 
 
-def _name(plan: Plan) -> str:
+def _words(plan: Plan) -> list[str]:
     planned = plan.rows[0]
-    return ".".join([planned.recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), planned.row.id])
+    return [planned.recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), planned.row.id]
 
 
 def _picture(data: DetectionSet, found: Found, index: int, threshold: float) -> Picture:

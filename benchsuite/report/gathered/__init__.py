@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchsuite.disk import outgoing
+from benchsuite.disk import outgoing, placed
 from benchsuite.report.figures import described
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def plot(name: str, folder: Path, store: "Store", tier: str, form: str) -> tuple
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     gather: Callable[[Path, Store, str], Gathered] = module.gather
     found = gather(folder, store, tier)
-    stem = f"{name}.{tier}" if tier else name
-    numbers = folder / f"{stem}.csv"
+    numbers = placed(folder, name, tier, suffix=".csv")
     with outgoing(numbers) as scratch:
         pd.DataFrame(found.numbers).to_csv(scratch, index=False)
-    return [save_figure(found.figure, folder / f"{stem}.{form}"), numbers], found.missing
+    return [save_figure(found.figure, placed(folder, name, tier, suffix=f".{form}")), numbers], found.missing

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import TIERS
+from benchsuite.recipe.form import TIERS
 from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
