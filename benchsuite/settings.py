@@ -144,8 +144,8 @@ def find(slot: type[P], kind: object) -> type[P]:
         module, _, name = kind.rpartition(".")
         modules = [f"{package}.{module}" for package in slot.packages if module and "." not in module]
     for module_name in modules:
-        module = _module(module_name, kind)
-        found = None if module is None else vars(module).get(name)
+        there = _module(module_name, kind)
+        found = None if there is None else vars(there).get(name)
         if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
             return found
     raise ValueError(f"{NO_SUCH_KIND} '{kind}'; {nearest(kind, choices(slot))}")

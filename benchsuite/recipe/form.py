@@ -1,21 +1,36 @@
 """What the words and numbers of a recipe may be."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, visible
 from benchsuite.settings import MOST, Strict, flat_errors
 
 TIERS = ("smoke", "mini", "paper")
 LONGEST_ID = 80
+LONGEST_LABEL = 80  # letters of a row's or column's name as it is shown
 
 
 class Outer(Strict):
-    """Base of a recipe's outer form."""
+    """Base of a recipe's outer form, and of results: its texts are harmless on a terminal, whoever wrote them."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @field_validator("*")
+    @classmethod
+    def _harmless(cls, value: object) -> object:
+        return _visible(value)
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {_visible(name): _visible(item) for name, item in value.items()}
+    return tuple(_visible(item) for item in value) if isinstance(value, (tuple, list)) else value
 
 
 def _an_id(text: str) -> str:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from benchsuite.errors import InputError, nearest
+from benchsuite.errors import InputError, nearest, shortened
 from benchsuite.recipe.explain import explain
-from benchsuite.recipe.form import TIERS, Id, Outer, Seeds, seeds_in
+from benchsuite.recipe.form import LONGEST_LABEL, TIERS, Id, Outer, Seeds, seeds_in
 from benchsuite.recipe.references import check_references
 from benchsuite.recipe.shelf import available, folder, parent_of
 from benchsuite.recipe.yamlfile import Document, Origin, parse_value, read
@@ -48,6 +48,11 @@ class Column(Outer):
     label: str = ""
     better: Literal["higher", "lower"] = "higher"
     decimals: Annotated[int, Field(ge=0, le=10)] = 1
+
+    @property
+    def name(self) -> str:
+        """What the table prints above the column."""
+        return shortened(self.label or self.id, LONGEST_LABEL)
 
     @property
     def number(self) -> str | None:

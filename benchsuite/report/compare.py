@@ -200,7 +200,7 @@ def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
 
 def _text(results: Results, claim: ClaimRecord) -> str:
     first, second = (results.row(row_id).name for row_id in claim.rows)
-    label = {column.id: column.label for column in results.columns}[claim.on]
+    label = {column.id: column.name for column in results.columns}[claim.on]
     return claim.sentence(first, second, label)
 
 

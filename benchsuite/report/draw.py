@@ -1,5 +1,6 @@
 """Pictures on disk: a recipe's figure, from its results files."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ def save_figure(figure: "Figure", file: Path) -> Path:
     """Write a figure in the format of the file's ending; InputError where it cannot be written."""
     from benchsuite.report.figures._style import style
 
-    with style(), outgoing(file) as scratch:
+    with style(), outgoing(file) as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # signs that the font lacks are drawn as boxes
         figure.savefig(scratch)
     return file
 

@@ -67,7 +67,7 @@ def with_interval(summary: Summary | None, decimals: int) -> str:
 
 def label(column: Column) -> str:
     """What the table prints above the column."""
-    return column.label or column.id
+    return column.name
 
 
 def heading(results: Results) -> str:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from benchsuite.errors import shortened, visible
 from benchsuite.report.figures._style import PALETTE, WIDTH, headline, style
 
 ACROSS = 2
@@ -66,10 +67,10 @@ def detections(pictures: Sequence[Picture], classes: Sequence[str], title: str, 
         for picture, left, right in zip(pictures, panels.flat[::2], panels.flat[1::2], strict=False):
             _panel(left, picture.image, picture.truth, classes, colors)
             _panel(right, picture.image, picture.predicted, classes, colors)
-            left.set_title(f"truth {picture.name}", fontsize=6, weight="normal", pad=2)
+            left.set_title(f"truth {_name(picture.name)}", fontsize=6, weight="normal", pad=2)
             right.set_title("predicted", fontsize=6, weight="normal", pad=2)
         named = colors if len(colors) <= len(BRIGHT) else {}
-        handles = [Patch(color=color, label=classes[label]) for label, color in named.items()]
+        handles = [Patch(color=color, label=_name(classes[label])) for label, color in named.items()]
         handles.append(Patch(fill=False, linestyle="--", label="missed or false"))
         figure.legend(handles=handles, loc="outside lower left", ncols=5, fontsize=6.5)
     return figure
@@ -83,9 +84,15 @@ def _panel(axes: Axes, image: NDArray[np.uint8], found: Boxes, classes: Sequence
         dashes = "-" if right else (0, (2, 1.5))
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=0.9, ls=dashes))
         above = y0 > 0.06 * image.shape[0]
-        text = classes[int(label)] + ("" if score is None else f" {100 * score:.0f}")
+        text = _name(classes[int(label)]) + ("" if score is None else f" {100 * score:.0f}")
         axes.text(x0, y0, text, fontsize=4, color=_readable_on(color), va="bottom" if above else "top", clip_on=True,
                   bbox={"facecolor": color, "edgecolor": "none", "pad": 0.4, "alpha": 0.85})  # fmt: skip
+
+
+def _name(text: str) -> str:
+    """A class or a picture as it is written into the figure; matplotlib leaves out of a legend what begins with `_`."""
+    name = visible(shortened(text, 40))
+    return f" {name}" if name.startswith("_") else name
 
 
 def _readable_on(color: str) -> str:

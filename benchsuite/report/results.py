@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from benchsuite.disk import folder_of, placed, whole
-from benchsuite.errors import InputError
+from benchsuite.disk import folder_of, placed, read_json, whole
+from benchsuite.errors import InputError, shortened
+from benchsuite.recipe.form import LONGEST_LABEL, Id, Outer, Seeds
 from benchsuite.recipe.recipe import Claim, Column, Paper, Published, Spread
 from benchsuite.settings import flat_errors
 
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
+CURE = "delete or restore it, and let `bench run` write it again: what was finished is kept"
 Tier = Literal["smoke", "mini", "paper"]
 RowStatus = Literal["done", "partial", "failed", "not_run", "quoted"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+Key = Annotated[str, Field(pattern=r"^\w[^/\\]{0,199}$")]  # it names a folder of the store
+
+
+class _Record(Outer):
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class DataRecord(_Record):
@@ -77,7 +82,7 @@ class RowRecord(_Record):
     failed or was not run; `deviations` what differs from the paper.
     """
 
-    id: str
+    id: Id
     label: str = ""
     role: Literal["run", "quoted"] = "run"
     status: RowStatus
@@ -86,7 +91,7 @@ class RowRecord(_Record):
     baseline: str | None = None
     measured: Mapping[str, Measured] = Field(default_factory=dict)
     settings: str = ""
-    keys: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
     device: str = ""
     deviations: tuple[str, ...] = ()
     reason: str = ""
@@ -94,7 +99,7 @@ class RowRecord(_Record):
     @property
     def name(self) -> str:
         """What the table prints for the row."""
-        return self.label or self.id
+        return shortened(self.label or self.id, LONGEST_LABEL)
 
 
 class ImageInterval(_Record):
@@ -116,7 +121,7 @@ class Results(_Record):
     """What a run of one recipe at one tier on one dataset measured."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
-    recipe: str
+    recipe: Id
     paper: Paper
     table: str
     title: str
@@ -124,7 +129,7 @@ class Results(_Record):
     data: DataRecord
     protocol: str
     overrides: tuple[str, ...] = ()
-    seeds: tuple[int, ...]
+    seeds: Seeds
     columns: tuple[Column, ...]
     rows: tuple[RowRecord, ...]
     claims: tuple[ClaimRecord, ...] = ()
@@ -135,8 +140,8 @@ class Results(_Record):
     @model_validator(mode="after")
     def _fits_together(self) -> "Results":
         rows, columns = [row.id for row in self.rows], {column.id for column in self.columns}
-        if len(set(rows)) < len(rows) or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a row or a seed stands twice")
+        if len(set(rows)) < len(rows):
+            raise ValueError("a row stands twice")
         for row in self.rows:
             unknown = sorted({*row.measured, *row.published} - columns)
             if unknown:
@@ -166,12 +171,7 @@ class Results(_Record):
 
 def load(path: Path) -> Results:
     """Read a results file; InputError, one line, where it is missing, malformed, or of a newer schema."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); `bench run` writes results files") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); restore it or run the recipe again") from None
+    content = read_json(path, CURE)
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise InputError(f"{path}: has no `schema` number, so it is no results file; give one that `bench run` wrote")
@@ -182,9 +182,7 @@ def load(path: Path) -> Results:
     except ValidationError as error:
         where, message, _ = flat_errors(error)[0]
         place = ".".join(str(step) for step in where) or "the file"
-        raise InputError(
-            f"{path}: {place}: {message[0].lower() + message[1:]}; restore it or run the recipe again"
-        ) from None
+        raise InputError(f"{path}: {place}: {message[0].lower() + message[1:]}; {CURE}") from None
 
 
 def file_of(results: Results, folder: Path, name: str | None = None) -> Path:

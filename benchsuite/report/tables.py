@@ -5,13 +5,14 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from benchsuite.errors import InputError, nearest
+from benchsuite.errors import InputError, nearest, shortened
 from benchsuite.report.compare import Comparison, Section
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+LONGEST_TEXT = 500  # letters of a cell, a caption or a remark
 STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yellow", "verdict": "italic"}
 
 
@@ -37,8 +38,10 @@ def terminal(comparison: Comparison, values_only: bool = False) -> "list[Rendera
 
     parts: list[RenderableType] = []
     for grid in grids(comparison, values_only):
-        parts += [Text(grid.title, style="bold"), *([Text(grid.caption)] if grid.caption else [])]
-        parts += [_rich_table(grid), *(Text(note, style="dim") for note in grid.notes), Text()]
+        captions = [Text(shortened(line, LONGEST_TEXT)) for line in grid.caption.splitlines()]
+        parts += [Text(shortened(grid.title, LONGEST_TEXT), style="bold"), *captions]
+        notes = (Text(shortened(note, LONGEST_TEXT), style="dim") for note in grid.notes)
+        parts += [_rich_table(grid), *notes, Text()]
     return parts
 
 
@@ -80,7 +83,7 @@ def _markdown_grid(grid: Grid) -> str:
 
 def _escape(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\|*_`<\[])", r"\\\1", text)
+    return re.sub(r"([\\|*_`<\[])", r"\\\1", shortened(text, LONGEST_TEXT))
 
 
 def latex(comparison: Comparison) -> str:
@@ -128,7 +131,8 @@ def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$",
                "τ": r"$\tau$", "−": "$-$", "±": r"$\pm$", "…": r"\dots{}", "×": r"$\times$",
                "–": "--", "[": "{[}"}  # fmt: skip
-    return re.sub(r"[\[\\~^·τ−±…×–&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
+    signs = r"[\[\\~^·τ−±…×–&%$#_{}]"
+    return re.sub(signs, lambda found: special.get(found[0], "\\" + found[0]), shortened(text, LONGEST_TEXT))
 
 
 CSV_HEAD = (

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from benchsuite.errors import shortened, visible
+from benchsuite.recipe.form import LONGEST_LABEL
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.grids import meaning, provenance
 from benchsuite.report.results import Results, RowRecord
@@ -20,6 +22,8 @@ OURS, PAPER, ACCENT = "#0072B2", "#9A9A9A", "#D55E00"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 HATCHED: dict[str, Any] = {"fill": False, "edgecolor": "#B0B0B0", "linewidth": 0.6, "hatch": "/////"}
 """The place of a number that is missing."""
+LONGEST = 300
+"""Letters of a title."""
 WIDTH = 7.16
 """Width in inches of a page with two columns; 3.5 is one column."""
 
@@ -43,6 +47,7 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "hatch.linewidth": 0.5,
+    "text.parse_math": False,  # a label is text, dollars and all
     "errorbar.capsize": 2,
     "lines.linewidth": 1,
     "pdf.fonttype": 42,
@@ -64,8 +69,9 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
     warning = [meaning(results)] if results.tier == "smoke" else []
     # The title names no device and no commit: they stand in the table and would crowd the page.
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
-    lines = [*textwrap.wrap(provenance(bare), round(20 * width)), *warning]
-    name = textwrap.wrap(f"{results.title} ({results.paper.id}, Table {results.table})", round(11 * width))
+    lines = [*textwrap.wrap(shortened(provenance(bare), LONGEST), round(20 * width)), *warning]
+    title = f"{shortened(results.title, LONGEST)} ({results.paper.id}, Table {shortened(results.table, LONGEST_LABEL)})"
+    name = textwrap.wrap(title, round(11 * width))
     band = 0.33 + 0.16 * len(name) + 0.12 * len(lines)
     longest = max((len(row.name) for row in results.rows), default=0)
     total = height + band + 0.06 * max(0, longest - 14)  # room for long names under the panels
@@ -80,7 +86,7 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
 
 def headline(figure: Figure, text: str) -> None:
     """What stands above pictures, in as many lines as it needs."""
-    lines = textwrap.fill(text, round(17 * figure.get_figwidth()))
+    lines = textwrap.fill(visible(shortened(text, LONGEST)), round(17 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=8)
 
 

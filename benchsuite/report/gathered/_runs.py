@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchsuite.engine.store import Store
-from benchsuite.report.figures._style import ACCENT, PAPER, WIDTH, style
+from benchsuite.errors import shortened
+from benchsuite.report.figures._style import ACCENT, LONGEST, PAPER, WIDTH, style
 from benchsuite.report.grids import meaning, provenance
 from benchsuite.report.results import Results, load
 
@@ -60,7 +61,7 @@ def about(results: Results, letters: int = 140) -> str:
     """Tier, data and seeds, and a warning where numbers mean nothing, in lines of so many letters; 140 fill a page."""
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
     texts = [provenance(bare), *([meaning(results)] if results.tier == "smoke" else [])]
-    return "\n".join(textwrap.fill(text, letters) for text in texts)
+    return "\n".join(textwrap.fill(shortened(text, LONGEST), letters) for text in texts)
 
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchsuite.engine.store import Store
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, shortened
 from benchsuite.recipe.form import TIERS
-from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, style
+from benchsuite.report.figures._style import ACCENT, LONGEST, OURS, WIDTH, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
 from benchsuite.report.grids import meaning
@@ -117,7 +117,7 @@ def _figure(runs: Mapping[str, TrainedRow | None], missing: Mapping[str, str]) -
         figure.suptitle("CAT's exterior colla-factors by layer (after softmax), a line a seed", x=0.01, ha="left",
                         fontsize=9.5, weight="bold")  # fmt: skip
         panels = figure.subplots(1, len(runs), sharey=True)
-        names = {task: textwrap.wrap(run.name if run else "", 44) for task, run in runs.items()}
+        names = {task: textwrap.wrap(shortened(run.name, LONGEST) if run else "", 44) for task, run in runs.items()}
         longest = max(map(len, names.values()))
         for axes, (task, run) in zip(panels, runs.items(), strict=True):
             below = names[task] + [""] * (longest - len(names[task]))  # so that the tasks stand in one line
@@ -128,7 +128,9 @@ def _figure(runs: Mapping[str, TrainedRow | None], missing: Mapping[str, str]) -
             else:
                 _plot(axes, run)
         shown = next(axes for axes, run in zip(panels, runs.values(), strict=True) if run)
-        figure.legend(*shown.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        legend = figure.legend(*shown.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        for text in legend.get_texts():
+            text.set_parse_math(True)
         if smoke:
             warning = next(meaning(run.results) for run in found if run.results.tier == "smoke")
             figure.text(0.99, 0.01, warning, ha="right", fontsize=6.5, color=ACCENT)

@@ -41,6 +41,7 @@ def _panel(axes: Axes, results: Results, found: Mapping[str, list[Counted]], nam
         axes.plot(*zip(*seeds, strict=True), ".", color="black", markersize=2.5,
                   label="a seed" if shift > 0 else "_nolegend_")  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(y=0.12)
     axes.set_xticks(range(len(DESIGNS)), [_name(row, text, found[row]) for row, text in DESIGNS.items()])
     axes.tick_params(axis="x", length=0)

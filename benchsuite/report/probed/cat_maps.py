@@ -33,6 +33,6 @@ def draw(arrays: Arrays, title: str) -> Figure:
                 else:
                     values = sign * arrays[f"{kind}_{level}"].astype(np.float32)
                     axes.imshow(values, cmap="viridis", extent=extent(values, level), interpolation="nearest")
-                    axes.set_title(f"{level} {'−' if sign < 0 else ''}{LABELS[kind]}", fontsize=6)
+                    axes.set_title(f"{level} {'−' if sign < 0 else ''}{LABELS[kind]}", fontsize=6, parse_math=True)
                 crop(axes, image)
     return figure
