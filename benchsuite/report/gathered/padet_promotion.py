@@ -35,8 +35,9 @@ def _panel(axes: Axes, results: Results, found: Mapping[str, list[Counted]], nam
     for side, (colour, shift) in SIDES.items():
         seeds = [[sum(each.means[f"{side}_iou_{first}"] for first in pair) for pair in BINS.values()]
                  for each in found[name]]  # fmt: skip
-        heights = [sum(bars) / len(bars) for bars in zip(*seeds, strict=True)]
-        places = [place + shift for place in range(len(heights))]
+        # a panel that was not run has bars too, of no height, from which the legend takes its colours
+        heights = [sum(bars) / len(bars) for bars in zip(*seeds, strict=True)] or [0.0] * len(BINS)
+        places = [place + shift for place in range(len(BINS))]
         axes.bar(places, heights, 0.4, color=colour, label=f"{side} promotion")
         for bars in seeds:
             axes.plot(places, bars, ".", color="black", markersize=2.5)
