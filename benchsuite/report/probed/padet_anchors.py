@@ -53,7 +53,7 @@ def _boxes(
 
 def _histogram(axes: Axes, overlaps: Arrays) -> None:
     values = [overlaps[side].astype(float) for side in SIDES]
-    axes.hist(values, BINS, color=list(SIDES.values()), label=list(SIDES))
+    axes.hist(values, BINS.tolist(), color=list(SIDES.values()), label=list(SIDES))
     axes.set_title("(d) positives by IoU", fontsize=7)
     axes.set(xticks=BINS, xlabel="IoU with the truth")
     axes.legend()
