@@ -65,7 +65,7 @@ class _CrossLevelNorm(torch.autograd.Function):
         weight, mean, inverse, *levels = ctx.saved_tensors
         pairs = list(zip(slopes, levels, strict=True))
         sums = [_sums(slope, level, mean, inverse) for slope, level in reversed(pairs)]  # the largest last: it is next
-        along, flat = (torch.stack(each).sum(0).unflatten(1, weight.shape) for each in zip(*sums, strict=True))
+        along, flat = (torch.stack(each).sum(0).view(-1, *weight.shape) for each in zip(*sums, strict=True))
         # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
         along_mean, flat_mean = ((weight * each).mean(2, keepdim=True) / ctx.positions for each in (along, flat))
         by_slope, by_input = weight * inverse, -along_mean * inverse.square()
@@ -83,7 +83,7 @@ def _pooled(levels: Sequence[Tensor], groups: int, centred: bool) -> tuple[Tenso
     counts, means, variances = zip(*parts, strict=True)
     share = torch.stack([means[0].new_full((1, 1, 1), count) for count in counts])  # filled: no copy from the host
     share /= share.sum() * (levels[0].shape[1] // groups)
-    mean, variance = (torch.stack(each).unflatten(2, (groups, -1)) for each in (means, variances))
+    mean, variance = (torch.stack(each).view(len(parts), len(levels[0]), groups, -1) for each in (means, variances))
     pooled = (share * mean).sum((0, 3)) if centred else mean.new_zeros(mean.shape[1:3])
     spread = (mean - pooled.unsqueeze(2)).square_().add_(variance).mul_(share)
     return pooled.unsqueeze(2), spread.sum((0, 3)).unsqueeze(2)
@@ -102,13 +102,15 @@ def _moments(level: Tensor) -> list[tuple[int, Tensor, Tensor]]:
         return [(height * width, mean, variance)]
     if _channels_last(level):
         found = []
-        for band in level.split(max(1, PART // (width * channels)), 2):
-            each = [torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0) for image in band.split(1)]
+        for band in torch.split(level, max(1, PART // (width * channels)), 2):
+            each = [torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0) for image in torch.split(band, 1)]
             mean, variance = (torch.stack(values) for values in zip(*each, strict=True))
             found.append((band.shape[2] * width, mean, variance))
         return found
-    rows = level.view(1, images * channels, -1).split(max(1, PART // (height * width)), 1)
-    each = [torch.native_group_norm(part, None, None, 1, *part.shape[1:], part.shape[1], 0.0)[1:] for part in rows]
+    rows = torch.split(level.view(1, images * channels, -1), max(1, PART // (height * width)), 1)
+    each = [
+        torch.ops.aten.native_group_norm(part, None, None, 1, *part.shape[1:], part.shape[1], 0.0)[1:] for part in rows
+    ]
     mean, inverse = (torch.cat(values, 1).view(images, channels) for values in zip(*each, strict=True))
     return [(height * width, mean, inverse.pow(-2))]
 
@@ -127,7 +129,7 @@ def _sums(slope: Tensor, level: Tensor, mean: Tensor, inverse: Tensor) -> tuple[
         slope, level, mean, inverse = (each.reshape(1, -1, *each.shape[2:]) for each in (slope, level, mean, inverse))
     sums = [
         torch.ops.aten.native_batch_norm_backward(g, x, i, None, None, m, i, True, 0.0, [False, True, True])[1:]
-        for g, x, m, i in zip(slope.split(1), level.split(1), mean, inverse, strict=True)
+        for g, x, m, i in zip(torch.split(slope, 1), torch.split(level, 1), mean, inverse, strict=True)
     ]
     along, flat = (torch.stack(each).view(images, channels) for each in zip(*sums, strict=True))
     return along, flat
@@ -177,8 +179,8 @@ def _parts(flat: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield flat, *others
     else:
         every = flat, *(other.expand_as(flat) for other in others)
-        for image in zip(*(each.split(1) for each in every), strict=True):
-            yield from zip(*(each.split(rows, 1) for each in image), strict=True)
+        for image in zip(*(torch.split(each, 1) for each in every), strict=True):
+            yield from zip(*(torch.split(each, rows, 1) for each in image), strict=True)
 
 
 def _on_cpu(level: Tensor) -> bool:
