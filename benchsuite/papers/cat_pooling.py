@@ -8,6 +8,7 @@ Shapes: inputs x [B, C, H, W]; over "positions" they are pooled to [B, C, 1, 1],
 the backward pass both poolings keep nothing of that size but the input itself, which the attention keeps anyway.
 """
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn.functional import conv2d, pad
 
 Over: TypeAlias = Literal["positions", "channels"]
 DIMS = {"positions": (2, 3), "channels": (1,)}
+LOG_2 = math.log(2)
+BLOCKS = 32
 PARTS = 3  # entropy takes an input in so many parts: what lies in between needs two thirds of its memory at once
 
 
@@ -29,16 +32,18 @@ def entropy(x: Tensor, over: Over) -> Tensor:
 
 class _Entropy(torch.autograd.Function):
     """H = log Z − Σ e t / Z with t = x − max x, e = exp t, Z = Σ e: nothing overflows, p = 0 is no special case, and a
-    map of one value gives log N to the last bit. The gradient −p (log p + H) makes e anew."""
+    map of one value gives log N to the last bit. The gradient −p (log p + H) makes e anew.
+
+    Powers are of two, e = 2^s with s = t / log 2, for torch's `exp2` takes 0.4 times as long as its `exp` on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, over: Over) -> Tensor:
-        peak = _precise(x.amax(DIMS[over], keepdim=True))
+        peak = _precise(_peak(x, over))
         parts = zip(_parts(x, over), _parts(peak, over), strict=True)
         found = [_sums(part, its_peak, DIMS[over]) for part, its_peak in parts]
         total, weighed = (torch.cat(values, _free(over)) for values in zip(*found, strict=True))
         log_total = total.log()
-        pooled = torch.addcdiv(log_total, weighed, total, value=-1).clamp_(min=0)
+        pooled = torch.addcdiv(log_total, weighed, total, value=-LOG_2).clamp_(min=0)
         ctx.over = over
         ctx.save_for_backward(x, peak, total, pooled - log_total)
         return pooled
@@ -47,21 +52,28 @@ class _Entropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         x, peak, total, shift = ctx.saved_tensors
-        gradient = torch.empty_like(x)
         scale = -slope / total
-        split = (_parts(tensor, ctx.over) for tensor in (gradient, x, peak, scale, scale * shift))
-        for out, part, its_peak, by, constant in zip(*split, strict=True):  # e (t − log Z + H) · −slope / Z
-            shifted = _precise(part) - its_peak
-            powers = shifted.exp()
-            torch.mul(shifted.mul_(by).add_(constant), powers, out=out)
-        return gradient, None
+        shifted, powers = _powers(x, peak)  # e (t − log Z + H) · −slope / Z
+        return shifted.mul_(scale * LOG_2).add_(scale * shift).mul_(powers).to(x.dtype), None
 
 
 def _sums(x: Tensor, peak: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Z and Σ e t."""
-    shifted = _precise(x) - peak
-    powers = shifted.exp()
+    """Z and Σ e s."""
+    shifted, powers = _powers(x, peak)
     return powers.sum(dims, keepdim=True), shifted.mul_(powers).sum(dims, keepdim=True)
+
+
+def _powers(x: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """s and e. The difference comes first: it is exact where x is near its peak."""
+    shifted = (_precise(x) - peak).mul_(1 / LOG_2)
+    return shifted, shifted.exp2()
+
+
+def _peak(x: Tensor, over: Over) -> Tensor:
+    """max x. Over channels that do not lie side by side in two steps: torch's one is slow where positions are few."""
+    if over == "channels" and x.stride(1) > 1:
+        x = x.unflatten(1, (math.gcd(x.shape[1], BLOCKS), -1)).amax(1)
+    return x.amax(DIMS[over], keepdim=True)
 
 
 def _free(over: Over) -> int:
