@@ -227,3 +227,39 @@ def test_a_seed_gives_the_rest_the_same_weights(edit: Attention) -> None:
     assert torch.equal(torch.rand(3), after)
     renamed = {name.replace("bn2.0.", "bn2."): value for name, value in attending.state_dict().items()}
     assert all(torch.equal(renamed[name], value) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda edits: built(ResNet(depth=18, levels=(2, 5)), edits=edits),
+        lambda edits: built(cifar_nets.ResNet(depth=18), edits=edits),
+        lambda edits: built(cifar_nets.MobileNetV2(), edits=edits),
+    ],
+    ids=["ResNet", "CIFAR's ResNet", "MobileNetV2"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_cbam_starts_as_its_authors_have_it(make: Callable[[Any], nn.Module], training: bool) -> None:
+    """The spatial gate is one half everywhere, whatever it sees; its norm's statistics move by a hundredth."""
+    torch.manual_seed(0)
+    network = make((Cbam(),)).train(training)
+    gates: list[Tensor] = []
+    spatials = [module.spatial for module in network.modules() if type(module).__name__ == "CbamModule"]
+    for spatial in spatials:
+        spatial.gate.register_forward_hook(lambda module, seen, out: gates.append(out))
+    network(torch.rand(2, 3, 64, 64))
+    assert len(gates) == len(spatials) > 0
+    assert all((gate == 0.5).all() for gate in gates)
+    assert {spatial.conv.bn.momentum for spatial in spatials} == {0.01}
+
+
+def test_cbams_spatial_gate_learns_from_its_start() -> None:
+    torch.manual_seed(0)
+    unit = Cbam().unit(32)
+    optimiser = torch.optim.SGD(unit.parameters(), lr=1.0)
+    for _ in range(2):
+        optimiser.zero_grad()
+        torch.nn.functional.mse_loss(unit(torch.rand(4, 32, 9, 9)), torch.rand(4, 32, 9, 9)).backward()
+        optimiser.step()
+    assert unit.spatial.conv.bn.weight.abs().item() > 0
+    assert unit.spatial.conv.conv.weight.grad.abs().sum() > 0

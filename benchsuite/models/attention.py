@@ -9,6 +9,7 @@ choice: the paper says "the residual operation of each block"; of all places, th
 """
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from timm.layers.cbam import CbamModule
@@ -78,13 +79,22 @@ class Se(Attention):
 class Cbam(Attention):
     """CBAM (Woo et al., ECCV 2018): channels, then positions; reduction 16, 7×7.
 
+    It starts as its authors' code does: the weight of the norm before the spatial gate at 0, so that the gate is ½
+    everywhere, and that norm's statistics move by a hundredth a step.
+
     choice: no biases in its MLP; the paper's parameter counts leave them out.
     """
 
+    version: ClassVar[int] = 2
+
     def unit(self, channels: int) -> nn.Module:
         """2 C ⌊C / 16⌋ + 98 + 2 parameters."""
-        module: nn.Module = CbamModule(channels, rd_channels=reduced(channels))
-        return module
+        module = CbamModule(channels, rd_channels=reduced(channels))
+        norm = module.spatial.conv.bn
+        nn.init.zeros_(norm.weight)
+        norm.momentum = 0.01
+        unit: nn.Module = module
+        return unit
 
 
 class Eca(Attention):

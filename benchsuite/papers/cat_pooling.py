@@ -72,7 +72,7 @@ def _powers(x: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
 def _peak(x: Tensor, over: Over) -> Tensor:
     """max x. Over channels that do not lie side by side in two steps: torch's one is slow where positions are few."""
     if over == "channels" and x.stride(1) > 1:
-        x = x.unflatten(1, (math.gcd(x.shape[1], BLOCKS), -1)).amax(1)
+        x = x.view(len(x), math.gcd(x.shape[1], BLOCKS), -1, *x.shape[2:]).amax(1)
     return x.amax(DIMS[over], keepdim=True)
 
 
