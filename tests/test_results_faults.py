@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from benchsuite.report import figures
 from benchsuite.report.compare import compare
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.report.results import Results, load, save
+from benchsuite.report.results import Results, load, require_place, save
 from benchsuite.report.tables import as_csv, latex, markdown, render
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
@@ -193,3 +196,37 @@ def test_any_bytes_as_a_results_file(file: Path, text: bytes) -> None:
     with pytest.raises(InputError) as raised:
         load(file)
     assert all(map(harmless, str(raised.value)))
+
+
+def test_a_place_that_takes_no_results_is_told_before(tmp_path: Path) -> None:
+    results = load(STORED)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"):
+        require_place(results, tmp_path / "file")
+    require_place(results, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == [], "nothing is left by looking"
+
+    written = save(results, tmp_path)
+    require_place(results, tmp_path)
+    other = results.model_copy(update={"overrides": ("solver.lr=1",)})
+    with pytest.raises(InputError, match="holds a run of other settings"):
+        require_place(other, tmp_path)
+    require_place(other, tmp_path, force=True)
+    require_place(other, tmp_path, "mine")
+    written.write_text("{")
+    with pytest.raises(InputError, match=written.name):
+        require_place(results, tmp_path)
+
+
+@pytest.mark.parametrize("home", ["/proc/none", "/dev/null"])
+def test_a_home_that_cannot_be_written_is_nothing_to_tell(home: str, tmp_path: Path) -> None:
+    code = (
+        "from matplotlib.figure import Figure\n"
+        f"Figure().savefig({str(tmp_path / 'x.png')!r})\n"
+        "import os, shutil; shutil.rmtree(os.environ['MPLCONFIGDIR'])\n"
+    )
+    unset = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": home}
+    command = [sys.executable, "-c", f"import benchsuite.report\n{code}"]
+    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert told.stderr == "" and (tmp_path / "x.png").is_file()

@@ -196,21 +196,44 @@ def save(results: Results, folder: Path, name: str | None = None, force: bool = 
     Where the file is there already with equal settings, the two are merged (see `merged`); with unlike settings
     it is left alone and InputError says so, unless `force`. InputError too where the folder cannot be written.
     """
-    clean = Results.model_validate(_without_paths(results.model_dump(mode="json", by_alias=True)))
+    clean = _clean(results)
     file = file_of(clean, folder, name)
     with folder_of(file), _locked(folder), whole(file) as scratch:
-        if file.exists() and not force:
-            earlier = load(file)
-            difference = unlike(earlier, clean)
-            if difference:
-                raise InputError(
-                    f"{file}: holds a run of other settings ({difference}); give this one a --name "
-                    "of its own, or --force to replace it"
-                )
+        earlier = _earlier(file, clean, force)
+        if earlier is not None:
             clean = merged(earlier, clean)
         text = json.dumps(clean.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
         scratch.write_text(text + "\n", encoding="utf-8")
     return file
+
+
+def require_place(results: Results, folder: Path, name: str | None = None, force: bool = False) -> None:
+    """InputError where `save` would refuse these results, told before the work that they come from: the folder is
+    none or cannot be written, the file there is torn or holds a run of other settings."""
+    clean = _clean(results)
+    file = file_of(clean, folder, name)
+    with folder_of(file), _locked(folder):
+        _earlier(file, clean, force)
+        probe = file.with_name(f".{file.name}.{os.getpid()}")
+        probe.touch()
+        probe.unlink()
+
+
+def _clean(results: Results) -> Results:
+    return Results.model_validate(_without_paths(results.model_dump(mode="json", by_alias=True)))
+
+
+def _earlier(file: Path, new: Results, force: bool) -> Results | None:
+    """The run that `new` is to be merged with; InputError where it is of other settings."""
+    if force or not file.exists():
+        return None
+    earlier = load(file)
+    if difference := unlike(earlier, new):
+        raise InputError(
+            f"{file}: holds a run of other settings ({difference}); give this one a --name of its own, or --force "
+            "to replace it"
+        )
+    return earlier
 
 
 def unlike(first: Results, second: Results) -> str:

@@ -10,7 +10,7 @@ from benchsuite.engine.job import Execution
 from benchsuite.engine.progress import Reporter, reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
-from benchsuite.report.results import Results, load, save
+from benchsuite.report.results import Results, load, require_place, save
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan, require_all
 
@@ -76,12 +76,17 @@ def run_plan(
 ) -> Ran:
     """Do every job of the plan that the store does not hold, then write results.
 
-    MissingData before anything starts if data or weights are not here, InputError if they do not do. A failed job does
-    not stop the others; what was measured is written all the same, and `exit_code` is not 0.
+    MissingData before anything starts if data or weights are not here; InputError if they do not do, or if results
+    could not be written in the end. A failed job does not stop the others; what was measured is written all the same,
+    and `exit_code` is not 0.
     """
     store, options = store or Store(), options or RunOptions()
     require_all(plan, store)
     slots = Slots.on(plan.device, options.slots)
+    recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
+    name = options.name or plan.data_name
+    for recipe in recipes.values():
+        require_place(collect(plan, recipe, store), options.out, name or None, options.force)
     jobs = list(plan.jobs.values())
     outcome = run_jobs(
         jobs,
@@ -92,9 +97,7 @@ def run_plan(
         execution=options.execution,
         names=plan.names,
     )
-    recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
-    name = options.name or plan.data_name
     files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
     names = " ".join(recipe.called for recipe in recipes.values())
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
