@@ -72,7 +72,8 @@ def _powers(x: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
 def _peak(x: Tensor, over: Over) -> Tensor:
     """max x. Over channels that do not lie side by side in two steps: torch's one is slow where positions are few."""
     if over == "channels" and x.stride(1) > 1:
-        x = x.view(len(x), math.gcd(x.shape[1], BLOCKS), -1, *x.shape[2:]).amax(1)
+        blocks = math.gcd(x.shape[1], BLOCKS)
+        x = x.view(len(x), blocks, x.shape[1] // blocks, *x.shape[2:]).amax(1)
     return x.amax(DIMS[over], keepdim=True)
 
 
