@@ -23,6 +23,7 @@ from benchsuite.data.masks import Packed, Segmentations, paste
 from benchsuite.data.transforms import ShortSide
 from benchsuite.engine.job import Context
 from benchsuite.errors import BenchError, InputError
+from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
 from benchsuite.metrics.coco import COLUMNS, Coco, CocoMasks, with_hotcoco, with_pycocotools
 from benchsuite.metrics.metric import Found
@@ -192,7 +193,7 @@ class Halves(Detector):
 def test_predicted_masks_lie_in_the_original_image(batch: int, tmp_path: Path) -> None:
     data = Generated(images=3, height=64, width=96).open()
     batches = EvalBatches(data, ShortSide(short=32, long=96, multiple=16), batch, None)  # half the size
-    predict(Halves(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path))
+    predict(Halves(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path), Pass())
     found = Found.load(tmp_path / "detections.safetensors")
     assert found.image_ids.tolist() == [1, 3]
     assert found.boxes.tolist() == [[16, 8, 80, 40]] * 2
@@ -209,7 +210,7 @@ def test_a_detector_of_boxes_leaves_no_masks(tmp_path: Path) -> None:
 
     data = Generated(images=3, height=64, width=96).open()
     batches = EvalBatches(data, ShortSide(short=32, long=96, multiple=16), 2, None)
-    predict(Boxes(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path))
+    predict(Boxes(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path), Pass())
     assert Found.load(tmp_path / "detections.safetensors").masks is None
 
 
@@ -229,7 +230,7 @@ def test_true_masks_as_predictions_score_a_hundred(tmp_path: Path) -> None:
             )
 
     batches = EvalBatches(data, ShortSide(short=256, long=256, multiple=1), 1, None)
-    predict(Oracle(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path))
+    predict(Oracle(), batches, data, PostProcess(), Context(tmp_path, tmp_path, tmp_path), Pass())
     found = Found.load(tmp_path / "detections.safetensors")
     result = CocoMasks().score(data, found)
     assert cast(float, result["AP50"]) > 99 and cast(float, result["AP75"]) > 90

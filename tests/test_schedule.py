@@ -116,7 +116,7 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_timing_runs_alone(store: Store, tmp_path: Path) -> None:
     kinds = (Sleeper, Timing, Sleeper, Timing, Sleeper)
-    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=0.1) for i, kind in enumerate(kinds)]
+    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=0.4) for i, kind in enumerate(kinds)]
     assert statuses(go(jobs, store, slots=2)) == ["done"] * 5
     spans = [[float(line.split()[1]) for line in (tmp_path / str(i)).read_text().splitlines()] for i in range(5)]
     for timing in (1, 3):
@@ -129,7 +129,7 @@ def test_a_timing_runs_alone(store: Store, tmp_path: Path) -> None:
 def test_jobs_without_a_network_leave_gpus_to_others(store: Store, tmp_path: Path) -> None:
     """A GPU's place and the CPU's beside it; the fakes do not look where they are."""
     kinds = (Counted, Sleeper, Counted, Timing, Counted, Sleeper)
-    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=0.1) for i, kind in enumerate(kinds)]
+    jobs = [kind(name=str(i), trace=str(tmp_path), seconds=1.0) for i, kind in enumerate(kinds)]
     slots = Slots((Place("cuda:0", 1, "", "cuda:0"), Place("cpu", 1, "")), cores=2)
     assert statuses(run_jobs(jobs, store, slots=slots, progress=Reporter())) == ["done"] * 6
     assert {str(job.name): store.record(job.key)["device"] for job in jobs} == {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchsuite.engine.job import Context, Execution
-from benchsuite.pipelines.pipeline import loaders
+from benchsuite.pipelines.steps import loaders
 
 
 @pytest.mark.parametrize(
