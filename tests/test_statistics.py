@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchsuite.report.statistics import (
+    PRIOR,
+    Summary,
     agreement,
+    contrast,
+    degrees,
     differences,
     holm,
     kendall,
@@ -18,6 +22,7 @@ from benchsuite.report.statistics import (
     summarise,
     t_quantile,
     t_tail,
+    variances,
 )
 
 values = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
@@ -73,9 +78,94 @@ def test_p_and_interval_agree(found: list[float], bound: float) -> None:
     s = summarise(found)
     assert s is not None and s.error is not None and s.low is not None and s.high is not None
     excluded = not s.low <= bound <= s.high
-    p = p_value(s.mean - bound, s.error, s.n)
+    p = p_value(s.mean - bound, s.error, s.n - 1)
     if abs(p - 0.05) > 1e-6 and abs(s.mean - bound) > 1e-9:
         assert excluded == (p < 0.05)
+
+
+@given(st.lists(st.lists(values, min_size=3, max_size=3), min_size=2, max_size=2))
+def test_of_two_rows_it_is_the_paired_t(rows: list[list[float]]) -> None:
+    first, second = (dict(enumerate(row)) for row in rows)
+    found, paired = (
+        contrast({"a": first, "b": second}, "a", "b"),
+        summarise([x - y for x, y in zip(*rows, strict=True)]),
+    )
+    assert found is not None and paired is not None and paired.deviation is not None
+    assert found[1] == 2
+    assert found[0].mean == pytest.approx(paired.mean)
+    assert found[0].deviation == pytest.approx(paired.deviation, abs=1e-6)
+
+
+def naive_variances(values: np.ndarray) -> np.ndarray:
+    """Grubbs' estimates from the variances of all pairs of rows: var(a - b) = v_a + v_b, solved by least squares."""
+    rows, seeds = values.shape
+    pairs = list(combinations(range(rows), 2))
+    system = np.array([[row in pair for row in range(rows)] for pair in pairs], float)
+    own = np.linalg.lstsq(system, [np.var(values[a] - values[b], ddof=1) for a, b in pairs], rcond=None)[0]
+    common = own.mean()
+    return (np.maximum(own, 0) * (seeds - 1) + PRIOR * common) / (seeds - 1 + PRIOR)
+
+
+@given(st.integers(0, 2**32), st.integers(3, 7), st.integers(2, 6))
+def test_variances_of_rows_from_those_of_their_differences(seed: int, rows: int, seeds: int) -> None:
+    found = np.random.default_rng(seed).normal(0, 1, (rows, seeds))
+    assert variances(found) == pytest.approx(naive_variances(found))
+
+
+@given(st.integers(0, 2**32))
+def test_what_moves_all_rows_alike_is_no_spread(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = rng.normal(0, 1, (5, 3))
+    assert variances(found + rng.normal(0, 30, 3) + rng.normal(0, 30, (5, 1))) == pytest.approx(variances(found))
+
+
+def test_a_noisy_row_is_told_from_the_others() -> None:
+    rng = np.random.default_rng(0)
+    spread = np.array([2.4, 1, 1, 1, 1])[:, None]
+    found = np.mean([variances(spread * rng.normal(0, 1, (5, 3))) for _ in range(4000)], axis=0)
+    assert found[0] > 1.5 * found[1:].max()
+    assert found[1:] == pytest.approx(np.full(4, found[1:].mean()), rel=0.1)
+
+
+def test_degrees_are_at_most_the_tables() -> None:
+    assert [degrees(2, 3), degrees(3, 2), degrees(5, 3), degrees(5, 5)] == [2, 2, 4, 6]
+
+
+def test_a_contrast_takes_the_seeds_of_both_and_the_rows_that_have_them() -> None:
+    table = {"a": {0: 1.0, 1: 2.0, 2: 4.0}, "b": {0: 0.0, 1: 0.5, 3: 9.0}, "c": {0: 5.0, 1: 7.0}, "d": {0: 3.0}}
+    found = contrast(table, "a", "b")
+    assert found is not None
+    summary, df = found
+    assert (summary.n, summary.mean, df) == (2, 1.25, 2)
+    expected = variances(np.array([[1.0, 2.0], [0.0, 0.5], [5.0, 7.0]]))
+    assert summary.deviation == pytest.approx(math.sqrt(expected[0] + expected[1]))
+    assert contrast(table | {"e": table["c"]}, "a", "b") == found, "a twin tells nothing new"
+    assert contrast(table, "a", "d") == (Summary(1, -2.0), 0.0)
+    assert contrast({"a": {0: 1.0}, "b": {1: 1.0}}, "a", "b") is None
+
+
+def test_equal_differences_have_no_spread() -> None:
+    rows = {"a": {0: 30.1, 1: 31.2, 2: 29.7}, "b": {0: 31.1, 1: 32.2, 2: 30.7}, "c": {0: 29.1, 1: 30.2, 2: 28.7}}
+    found = contrast(rows, "b", "a")
+    assert found is not None and found[0].deviation == 0 and found[0].low == found[0].high == found[0].mean
+    same = contrast({"a": rows["a"], "b": rows["a"], "c": rows["c"]}, "a", "b")
+    assert same is not None and (same[0].mean, same[0].deviation) == (0, 0)
+
+
+@pytest.mark.parametrize("noisy", [None, 0, 4])
+def test_intervals_of_a_table_cover_as_often_as_they_say(noisy: int | None) -> None:
+    """Of all differences of five rows and three seeds together; `benchmarks/claims.py` has the long run."""
+    rng = np.random.default_rng(1)
+    spread = np.array([2.4 if row == noisy else 1.0 for row in range(5)])[:, None]
+    covered = []
+    for _ in range(400):
+        found = spread * rng.normal(0, 1, (5, 3)) + rng.normal(0, 5, 3)
+        table = {str(row): dict(enumerate(each)) for row, each in enumerate(found.tolist())}
+        for a, b in combinations(table, 2):
+            tested = contrast(table, a, b)
+            assert tested is not None and tested[0].low is not None and tested[0].high is not None
+            covered.append(tested[0].low <= 0 <= tested[0].high)
+    assert 0.93 <= np.mean(covered) <= 0.985
 
 
 def test_holm_by_hand() -> None:

@@ -16,6 +16,7 @@ from benchsuite.report.statistics import (
     Summary,
     Verdict,
     agreement,
+    contrast,
     differences,
     holm,
     p_value,
@@ -49,7 +50,9 @@ class Cell:
 class ClaimVerdict:
     """What became of a claim: paired difference, verdict at Holm's `level`, p, and a note for the reader.
 
-    `detectable` is the distance from the claim's bound that these seeds would have settled.
+    `difference` has the table's shrunk deviation, with `df` degrees of freedom (`statistics.contrast`). `detectable` is
+    the distance from the claim's bound that these seeds would have settled, and `equivalent_within`, for a claim that
+    two rows are close, the smallest bound within which these seeds show them.
     """
 
     claim: ClaimRecord
@@ -57,8 +60,10 @@ class ClaimVerdict:
     verdict: Verdict
     difference: Summary | None = None
     p: float | None = None
+    df: float | None = None
     level: float | None = None
     detectable: float | None = None
+    equivalent_within: float | None = None
     note: str = ""
 
 
@@ -162,32 +167,42 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
-    pairs = differences(results.values(first, claim.on), results.values(second, claim.on))
-    difference = summarise(list(pairs.values()))
-    verdict = ClaimVerdict(claim, _text(results, claim), "not settled", difference)
+    found = contrast({row.id: results.values(row.id, claim.on) for row in results.rows}, first, second)
+    verdict = ClaimVerdict(claim, _text(results, claim), "not settled", found[0] if found else None)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")
-    if difference is None:
+    if found is None:
         return replace(verdict, note="not measured")
+    difference, df = found
     if difference.error is None:
         return replace(verdict, note="one seed settles nothing")
-    return replace(verdict, p=p_value(_margin(results, claim, difference.mean), difference.error, difference.n))
+    p = p_value(_margin(results, claim, difference.mean), difference.error, df)
+    return replace(verdict, p=p, df=df)
 
 
 def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerdict:
     difference = verdict.difference
-    if verdict.p is None or difference is None or difference.error is None or difference.deviation is None:
+    if verdict.p is None or verdict.df is None or difference is None or difference.error is None:
         return verdict
     margin = _margin(results, verdict.claim, difference.mean)
     tightest = level or LEVEL / len(results.claims)
-    settled = replace(verdict, level=level, detectable=t_quantile(tightest, difference.n - 1) * difference.error)
+    reach = t_quantile(tightest, verdict.df) * difference.error
+    within = None if verdict.claim.within is None else abs(difference.mean) + reach
+    settled = replace(verdict, level=level, detectable=reach, equivalent_within=within)
     if verdict.p <= level:
         note = "the difference is the same for all seeds" if difference.deviation == 0 else ""
         return replace(settled, verdict="holds" if margin > 0 else "fails", note=note)
-    needed = seeds_needed(margin, difference.deviation, tightest)
+    return replace(settled, note=_remedy(results, settled, margin, tightest))
+
+
+def _remedy(results: Results, verdict: ClaimVerdict, margin: float, level: float) -> str:
+    """Why a claim is not settled, and what would settle it."""
+    assert verdict.difference is not None and verdict.difference.deviation is not None and verdict.p is not None
+    rows = sum(bool(results.values(row.id, verdict.claim.on)) for row in results.rows)
+    needed = seeds_needed(margin, verdict.difference.deviation, level, rows)
     enough = f"about {needed} seeds would settle it" if needed else "too close to settle by seeds"
     alone = "settled were it the only claim; " if verdict.p <= LEVEL else ""
-    return replace(settled, note=f"{alone}{enough} if the spread stays as it is")
+    return f"{alone}{enough} if the spread stays as it is"
 
 
 def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
@@ -220,7 +235,8 @@ def _section_form(section: Section) -> dict[str, Any]:
         ],
         "claims": [
             {**claim.claim.model_dump(), "text": claim.text, "verdict": claim.verdict, "p": claim.p,
-             "level": claim.level, "detectable": claim.detectable, "note": claim.note,
+             "df": claim.df, "level": claim.level, "detectable": claim.detectable,
+             "equivalent_within": claim.equivalent_within, "note": claim.note,
              "difference": asdict(claim.difference) if claim.difference else None}
             for claim in section.claims
         ],

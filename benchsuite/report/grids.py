@@ -214,7 +214,7 @@ def _claims(section: Section) -> Grid:
         lines=lines,
         words=frozenset({0, 1, 4}),
         prose=True,
-        notes=(f"Verdicts at 5 %, paired over seeds{together}.",),
+        notes=(f"Verdicts at 5 %, seeds as blocks, variances of rows drawn towards the table's{together}.",),
     )
 
 
@@ -230,7 +230,14 @@ def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
         f"[{signed(image.low, decimals)}, {signed(image.high, decimals)}]"
         for image in claim.claim.images
     ]
-    return "; ".join([*filter(None, [claim.note]), *([f"over images: {', '.join(images)}"] if images else [])])
+    parts = [claim.note]
+    if claim.detectable:
+        parts.append(f"{number(claim.detectable, decimals)} from its bound would have been seen")
+    if claim.equivalent_within is not None:
+        parts.append(f"equivalent within {number(claim.equivalent_within, decimals)}")
+    if images:
+        parts.append(f"over images: {', '.join(images)}")
+    return "; ".join(filter(None, parts))
 
 
 def _side_by_side(group: Sequence[Section]) -> Iterable[Grid]:

@@ -1,8 +1,9 @@
 """Statistics of ablation tables: paired differences, verdicts, agreement with the paper.
 
-Differences are paired over common seeds and assumed normal: few seeds allow no weaker assumption. Verdicts of one
-table share one error rate by Holm's step-down procedure (S. Holm, Scand. J. Statistics 6, 1979). Student's t is
-computed here, because none of the project's libraries brings it.
+Differences are paired over common seeds and assumed normal: few seeds allow no weaker assumption. A seed is a block:
+rows under it share start, order of images and augmentation, so that all rows of a table tell of each row's own spread
+(`contrast`). Verdicts of one table share one error rate by Holm's step-down procedure (S. Holm, Scand. J. Statistics
+6, 1979). `benchmarks/claims.py` simulates how often verdicts are false, and how often they come.
 """
 
 import math
@@ -11,41 +12,30 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 LEVEL = 0.05
 """Error rate of an interval, and of all the verdicts of one table together."""
+
+PRIOR = 2
+"""Degrees of freedom by which a row's variance is drawn towards its table's."""
 
 Verdict = Literal["holds", "fails", "not settled"]
 
 
-def t_tail(t: float, df: int) -> float:
-    """P(|T| > |t|) of Student's T with a whole number `df` >= 1 of degrees of freedom.
+def t_tail(t: float, df: float) -> float:
+    """P(|T| > |t|) of Student's T with `df` > 0 degrees of freedom."""
+    from scipy.special import stdtr  # here, for it takes longer to import than a table to print
 
-    Abramowitz & Stegun 26.7.3 and 26.7.4: a finite sum in theta = arctan(t / sqrt(df)).
-    """
-    theta = math.atan(abs(t) / math.sqrt(df))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    term = total = cosine if df % 2 else 1.0
-    for k in range(2 if df % 2 else 1, df - 1, 2):
-        term *= k / (k + 1) * cosine * cosine
-        total += term
-    if df == 1:
-        inside = 2 / math.pi * theta
-    elif df % 2:
-        inside = 2 / math.pi * (theta + sine * total)
-    else:
-        inside = sine * total
-    return max(0.0, 1.0 - inside)
+    return float(2 * stdtr(df, -abs(t)))
 
 
-def t_quantile(level: float, df: int) -> float:
-    """The t with P(|T| > t) = `level`, 0 < level < 1, by bisection: 12.706 for level 0.05 and df 1."""
-    low, high = 0.0, 1.0
-    while t_tail(high, df) > level:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tail(middle, df) > level else (low, middle)
-    return high
+def t_quantile(level: float, df: float) -> float:
+    """The t with P(|T| > t) = `level`, 0 < level < 1: 12.706 for level 0.05 and df 1."""
+    from scipy.special import stdtrit
+
+    return float(-stdtrit(df, level / 2))
 
 
 @dataclass(frozen=True)
@@ -85,11 +75,61 @@ def differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
-def p_value(margin: float, error: float, n: int) -> float:
+def contrast(table: Mapping[str, Mapping[int, float]], first: str, second: str) -> tuple[Summary, float] | None:
+    """`first` minus `second` of a table's column (row -> seed -> value), and its degrees of freedom; None where they
+    have no seed in common.
+
+    The deviation is that of one seed's difference, from the variances of both rows (`variances`) among all that were
+    measured under their seeds; with two rows that of the paired t test.
+    """
+    pairs = differences(table[first], table[second])
+    summary = summarise(list(pairs.values()))
+    if summary is None:
+        return None
+    if summary.n == 1 or not any(pairs.values()):
+        return summary, summary.n - 1.0
+    others = (each for row, each in table.items() if row not in (first, second) and pairs.keys() <= each.keys())
+    # A row that is another's twin tells nothing new.
+    rows = dict.fromkeys(tuple(each[seed] for seed in pairs) for each in (table[first], table[second], *others))
+    values = np.array(list(rows))
+    deviation = math.sqrt(float(variances(values)[:2].sum()))
+    df = degrees(len(values), summary.n)
+    reach = t_quantile(LEVEL, df) * deviation / math.sqrt(summary.n)
+    return Summary(summary.n, summary.mean, deviation, summary.mean - reach, summary.mean + reach), df
+
+
+def variances(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance over seeds of each row by itself, [..., R], of tables [..., R, n] in which a seed moves all rows alike.
+
+    What is left of a value without its row's and its seed's mean has the row's own share of the noise (F. Grubbs, J.
+    Am. Statistical Association 43, 1948). That is drawn towards the mean of all rows as if by `PRIOR` more degrees of
+    freedom (G. Smyth, Statistical Applications in Genetics 3, 2004): own estimates of few seeds are too rough to use,
+    and the mean alone would settle too much where one row is noisier than the others.
+    """
+    rows, seeds = values.shape[-2:]
+    left = (
+        values - values.mean(-1, keepdims=True) - values.mean(-2, keepdims=True) + values.mean((-2, -1), keepdims=True)
+    )
+    left[np.abs(left) < 1e-9 * max(1.0, float(np.abs(values).max()))] = 0  # what floats leave of equal differences
+    squares = (left**2).sum(-1) / (seeds - 1)
+    common = squares.sum(-1, keepdims=True) / (rows - 1)
+    if rows == 2:
+        return np.repeat(common, 2, -1)
+    own = np.maximum((squares - common / rows) * rows / (rows - 2), 0)
+    shrunk: NDArray[np.float64] = ((seeds - 1) * own + PRIOR * common) / (seeds - 1 + PRIOR)
+    return shrunk
+
+
+def degrees(rows: int, seeds: int) -> float:
+    """Degrees of freedom of a contrast: those of its seeds and of the prior, as far as the table has them."""
+    return float(min(seeds - 1 + PRIOR, (rows - 1) * (seeds - 1)))
+
+
+def p_value(margin: float, error: float, df: float) -> float:
     """The smallest level at which an interval of that standard error, `margin` away from a bound, excludes it."""
     if error == 0:
         return 1.0 if margin == 0 else 0.0
-    return t_tail(margin / error, n - 1)
+    return t_tail(margin / error, df)
 
 
 def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:
@@ -108,10 +148,11 @@ def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:
     return levels
 
 
-def seeds_needed(margin: float, deviation: float, level: float, most: int = 100) -> int | None:
-    """How many seeds would settle a claim if mean and deviation stayed as they are; None beyond `most`."""
+def seeds_needed(margin: float, deviation: float, level: float, rows: int = 2, most: int = 100) -> int | None:
+    """How many seeds would settle a claim of a table of `rows` rows if mean and deviation stayed as they are; None
+    beyond `most`."""
     for n in range(2, most + 1):
-        if abs(margin) > t_quantile(level, n - 1) * deviation / math.sqrt(n):
+        if abs(margin) > t_quantile(level, degrees(rows, n)) * deviation / math.sqrt(n):
             return n
     return None
 
