@@ -123,6 +123,29 @@ def test_an_unsettled_claim_names_what_would_settle_it() -> None:
     assert "seeds would settle it" in found.note
 
 
+def test_the_other_rows_of_a_table_help_to_settle_a_claim() -> None:
+    rows = {"a": [30.0, 31.0, 30.0], "b": [30.9, 31.4, 30.6]}
+    alone = verdict(table(rows, BEATS))
+    others = {name: [value + step for value in rows["a"]] for name, step in (("c", 0.1), ("d", 0.3), ("e", 0.2))}
+    others = {name: [first + 0.1, *rest] for name, (first, *rest) in others.items()}
+    together = verdict(table(rows | others, BEATS))
+    assert (alone.verdict, together.verdict) == ("not settled", "holds")
+    assert alone.difference is not None and together.difference is not None
+    assert alone.difference.mean == pytest.approx(together.difference.mean)
+    assert (alone.df, together.df) == (2, 4)
+
+
+def test_rows_said_to_be_close_are_equivalent_within_something() -> None:
+    claim = ClaimRecord(close="b", to="a", within=0.3, on="AP")
+    found = verdict(table({"a": [30.0, 31.0, 30.0], "b": [30.2, 31.0, 30.1]}, claim))
+    assert found.difference is not None and found.equivalent_within is not None and found.detectable is not None
+    assert found.verdict == "not settled"
+    assert found.equivalent_within == pytest.approx(found.difference.mean + found.detectable)
+    wider = claim.model_copy(update={"within": found.equivalent_within * 1.01})
+    assert verdict(table({"a": [30.0, 31.0, 30.0], "b": [30.2, 31.0, 30.1]}, wider)).verdict == "holds"
+    assert verdict(table({"a": [30.0, 31.0, 30.0], "b": [30.2, 31.0, 30.1]}, BEATS)).equivalent_within is None
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

@@ -112,9 +112,12 @@ def test_csv_reads_back(stored: Results) -> None:
 def test_terminal_shows_every_verdict(stored: Results, capsys: pytest.CaptureFixture[str],
                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setenv("COLUMNS", "200")
-    render(compare([stored]))
+    compared = compare([stored])
+    render(compared)
     text = capsys.readouterr().out
-    assert text.count("not settled") == len(stored.claims)
+    verdicts = [claim.verdict for claim in compared.sections[0].claims]
+    assert (verdicts.count("holds"), verdicts.count("not settled")) == (1, len(stored.claims) - 1)
+    assert all(text.count(verdict) == verdicts.count(verdict) for verdict in set(verdicts))
     assert "28.2 ±0.4" in text
 
 

@@ -214,7 +214,10 @@ def _claims(section: Section) -> Grid:
         lines=lines,
         words=frozenset({0, 1, 4}),
         prose=True,
-        notes=(f"Verdicts at 5 %, seeds as blocks, variances of rows drawn towards the table's{together}.",),
+        notes=(
+            f"Verdicts at 5 %, seeds as blocks, variances of rows drawn towards the table's{together}. "
+            "What could have been seen is a distance from the claim's bound.",
+        ),
     )
 
 
@@ -232,7 +235,7 @@ def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
     ]
     parts = [claim.note]
     if claim.detectable:
-        parts.append(f"{number(claim.detectable, decimals)} from its bound would have been seen")
+        parts.append(f"could have seen {number(claim.detectable, decimals)}")
     if claim.equivalent_within is not None:
         parts.append(f"equivalent within {number(claim.equivalent_within, decimals)}")
     if images:
