@@ -124,10 +124,9 @@ def test_an_unsettled_claim_names_what_would_settle_it() -> None:
 
 
 def test_the_other_rows_of_a_table_help_to_settle_a_claim() -> None:
-    rows = {"a": [30.0, 31.0, 30.0], "b": [30.9, 31.4, 30.6]}
+    rows = {"a": [30.0, 31.0, 30.0], "b": [30.9, 31.3, 30.9]}
     alone = verdict(table(rows, BEATS))
-    others = {name: [value + step for value in rows["a"]] for name, step in (("c", 0.1), ("d", 0.3), ("e", 0.2))}
-    others = {name: [first + 0.1, *rest] for name, (first, *rest) in others.items()}
+    others = {"c": [30.1, 31.2, 30.1], "d": [30.4, 31.3, 30.3], "e": [30.3, 31.2, 30.2]}
     together = verdict(table(rows | others, BEATS))
     assert (alone.verdict, together.verdict) == ("not settled", "holds")
     assert alone.difference is not None and together.difference is not None
