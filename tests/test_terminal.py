@@ -104,6 +104,7 @@ def test_streams_that_are_gone_end_in_an_exit_code(redirection: str, words: str,
 
 INTERRUPTED_AT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 class Interrupts:
     def find_spec(self, name, *rest):
         if name == {module!r}:
