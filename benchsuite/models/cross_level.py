@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PART = 2**18
-"""Numbers of a map that are read together on a CPU: a megabyte of float32."""
+PART = 2**20
+"""Numbers of a map that are read together on a CPU: four megabytes of float32."""
+SMALL = 32 * 32
+"""Positions of a level that costs a CPU less to copy than a call for it alone does."""
 
 
 class CrossLevelGroupNorm(nn.Module):
@@ -63,9 +65,7 @@ class _CrossLevelNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         weight, mean, inverse, *levels = ctx.saved_tensors
-        pairs = list(zip(slopes, levels, strict=True))
-        sums = [_sums(slope, level, mean, inverse) for slope, level in reversed(pairs)]  # the largest last: it is next
-        along, flat = (torch.stack(each).sum(0).view(-1, *weight.shape) for each in zip(*sums, strict=True))
+        along, flat = (each.view(-1, *weight.shape) for each in _sums(slopes, levels, mean, inverse))
         # dx = (γ g − mean(γ g) − x̂ mean(γ g x̂)) / √(v + ε), the means over an image's group
         along_mean, flat_mean = ((weight * each).mean(2, keepdim=True) / ctx.positions for each in (along, flat))
         by_slope, by_input = weight * inverse, -along_mean * inverse.square()
@@ -79,60 +79,69 @@ class _CrossLevelNorm(torch.autograd.Function):
 def _pooled(levels: Sequence[Tensor], groups: int, centred: bool) -> tuple[Tensor, Tensor]:
     """μ and v of each image and group, [B, G, 1], put together of those of parts (Chan, Golub, LeVeque 1983): nothing
     is lost where means are large against the spread."""
-    parts = [part for level in reversed(levels) for part in _moments(level)]  # the largest last: it is next
+    parts = [part for level in _joined(levels) for part in _moments(level)]
     counts, means, variances = zip(*parts, strict=True)
-    share = torch.stack([means[0].new_full((1, 1, 1), count) for count in counts])  # filled: no copy from the host
-    share /= share.sum() * (levels[0].shape[1] // groups)
-    mean, variance = (torch.stack(each).view(len(parts), len(levels[0]), groups, -1) for each in (means, variances))
+    shape = len(parts), len(levels[0]), groups, -1
+    mean, variance = (
+        torch.cat([value for each in values for value in each]).view(shape) for values in (means, variances)
+    )
+    share = torch.stack([mean.new_full((1, 1, 1), count) for count in counts])  # filled: no copy from the host
+    share /= sum(counts) * mean.shape[3]
     pooled = (share * mean).sum((0, 3)) if centred else mean.new_zeros(mean.shape[1:3])
     spread = (mean - pooled.unsqueeze(2)).square_().add_(variance).mul_(share)
     return pooled.unsqueeze(2), spread.sum((0, 3)).unsqueeze(2)
 
 
-def _moments(level: Tensor) -> list[tuple[int, Tensor, Tensor]]:
-    """Of each part of a level's positions: how many they are, mean and variance of each channel there, [B, C].
+def _moments(level: Tensor) -> Iterator[tuple[int, Sequence[Tensor], Sequence[Tensor]]]:
+    """Of each part of a level's positions: how many they are, mean and variance of each channel there, [C], of each
+    image.
 
-    On a CPU by what normalises single maps, which is several times as fast as torch's reductions; in small parts, for
+    On a CPU by what normalises single maps, which is several times as fast as torch's reductions; in parts, for
     precision and because it reads them twice.
     """
     level = _precise(level)
     images, channels, height, width = level.shape
     if not _on_cpu(level):
-        variance, mean = torch.var_mean(level, (2, 3), correction=0)
-        return [(height * width, mean, variance)]
-    if _channels_last(level):
-        found = []
+        variances, means = torch.var_mean(level, (2, 3), correction=0)
+        yield height * width, [means.flatten()], [variances.flatten()]
+    elif _channels_last(level):
         for band in torch.split(level, max(1, PART // (width * channels)), 2):
             each = [torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0) for image in torch.split(band, 1)]
-            mean, variance = (torch.stack(values) for values in zip(*each, strict=True))
-            found.append((band.shape[2] * width, mean, variance))
-        return found
-    rows = torch.split(level.view(1, images * channels, -1), max(1, PART // (height * width)), 1)
-    each = [
-        torch.ops.aten.native_group_norm(part, None, None, 1, *part.shape[1:], part.shape[1], 0.0)[1:] for part in rows
-    ]
-    mean, inverse = (torch.cat(values, 1).view(images, channels) for values in zip(*each, strict=True))
-    return [(height * width, mean, inverse.pow(-2))]
+            yield band.shape[2] * width, [mean for mean, _ in each], [variance for _, variance in each]
+    else:
+        rows = torch.split(level.view(1, images * channels, -1), max(1, PART // (height * width)), 1)
+        each = [
+            torch.ops.aten.native_group_norm(part, None, None, 1, *part.shape[1:], part.shape[1], 0.0)[1:]
+            for part in rows
+        ]
+        means, inverses = (torch.cat(values, 1).flatten() for values in zip(*each, strict=True))
+        yield height * width, [means], [inverses.pow(-2)]
 
 
-def _sums(slope: Tensor, level: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g x̂ and Σ g over the positions of each channel, [B, C]; x̂ = (x − mean) · inverse, [B, G, 1].
+def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g x̂ and Σ g over the positions of each channel in all levels, [B, C]; x̂ = (x − mean) · inverse, [B, G, 1].
 
     On a CPU in one reading of both, by what adds them up for weight and bias of a batch norm.
     """
-    slope, level = _precise(slope), _precise(level)
-    images, channels = level.shape[:2]
+    images, channels = levels[0].shape[:2]
     mean, inverse = (each.expand(-1, -1, channels // each.shape[1]).flatten(1) for each in (mean, inverse))
-    if not _on_cpu(level):
-        return (slope * (level - mean[..., None, None])).sum((2, 3)) * inverse, slope.sum((2, 3))
-    if not _channels_last(level):  # an image's channels are as good as more channels of one image
-        slope, level, mean, inverse = (each.reshape(1, -1, *each.shape[2:]) for each in (slope, level, mean, inverse))
-    sums = [
-        torch.ops.aten.native_batch_norm_backward(g, x, i, None, None, m, i, True, 0.0, [False, True, True])[1:]
-        for g, x, m, i in zip(torch.split(slope, 1), torch.split(level, 1), mean, inverse, strict=True)
-    ]
-    along, flat = (torch.stack(each).view(images, channels) for each in zip(*sums, strict=True))
-    return along, flat
+    sums = []
+    for slope, level in zip(_joined(slopes), _joined(levels), strict=True):
+        slope, level = _precise(slope), _precise(level)
+        if not _on_cpu(level):
+            along = (slope * (level - mean[..., None, None])).sum((2, 3)) * inverse
+            sums.append((along, slope.sum((2, 3))))
+            continue
+        m, i = mean, inverse
+        if not _channels_last(level):  # an image's channels are as good as more channels of one image
+            slope, level, m, i = (each.reshape(1, -1, *each.shape[2:]) for each in (slope, level, m, i))
+        maps = zip(torch.split(slope, 1), torch.split(level, 1), m, i, strict=True)
+        sums += [
+            torch.ops.aten.native_batch_norm_backward(g, x, i, None, None, m, i, True, 0.0, [False, True, True])[1:]
+            for g, x, m, i in maps
+        ]
+    along, flat = (torch.cat([each.view(-1) for each in sides]) for sides in zip(*sums, strict=True))
+    return along.view(-1, images, channels).sum(0), flat.view(-1, images, channels).sum(0)
 
 
 def _affine(
@@ -171,10 +180,22 @@ def _affine(
     return results
 
 
+def _joined(levels: Sequence[Tensor]) -> list[Tensor]:
+    """The levels, the largest last, for it is what comes next; on a CPU the small ones side by side, [B, C, S, 1]."""
+    small = [level for level in levels if _on_cpu(level) and level.shape[-2:].numel() <= SMALL]
+    rest = [level for level in reversed(levels) if not any(level is each for each in small)]
+    if len(small) < 2:
+        return small + rest
+    if _channels_last(small[0]):
+        flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in small], 1)
+        return [flat.unsqueeze(2).permute(0, 3, 1, 2), *rest]
+    return [torch.cat([level.flatten(2) for level in small], 2).unsqueeze(3), *rest]
+
+
 def _parts(flat: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of [B, m, n] and of what is as large or is broadcast to it, on a CPU small enough to stay in its cache from
     one operation to the next; elsewhere the whole."""
-    rows = 4 * PART // flat.shape[2]
+    rows = max(1, PART // flat.shape[2])
     if not _on_cpu(flat) or flat.shape[1] <= rows:
         yield flat, *others
     else:

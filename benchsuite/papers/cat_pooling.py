@@ -21,6 +21,7 @@ DIMS = {"positions": (2, 3), "channels": (1,)}
 LOG_2 = math.log(2)
 BLOCKS = 32
 PARTS = 3  # entropy takes an input in so many parts: what lies in between needs two thirds of its memory at once
+SMALL = 2**18  # but not one of so few numbers, a megabyte: there starting an operation costs more than the operation
 
 
 def entropy(x: Tensor, over: Over) -> Tensor:
@@ -39,7 +40,8 @@ class _Entropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, over: Over) -> Tensor:
         peak = _precise(_peak(x, over))
-        parts = zip(_parts(x, over), _parts(peak, over), strict=True)
+        count = 1 if x.numel() <= SMALL else PARTS
+        parts = zip(*(each.chunk(count, _free(over)) for each in (x, peak)), strict=True)
         found = [_sums(part, its_peak, DIMS[over]) for part, its_peak in parts]
         total, weighed = (torch.cat(values, _free(over)) for values in zip(*found, strict=True))
         log_total = total.log()
@@ -80,10 +82,6 @@ def _peak(x: Tensor, over: Over) -> Tensor:
 def _free(over: Over) -> int:
     """A dimension that is not pooled."""
     return 2 if over == "channels" else 1
-
-
-def _parts(x: Tensor, over: Over) -> tuple[Tensor, ...]:
-    return x.chunk(PARTS, _free(over))
 
 
 def _precise(x: Tensor) -> Tensor:
