@@ -26,7 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench-all: $(VENV)/.dev
-	for name in soft_nms losses step scoring startup job_overhead clgn har_forward multiscale cat pod claims ssd attention image_cache; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in soft_nms losses step scoring startup job_overhead clgn har_forward multiscale cat pod claims resampling ssd attention image_cache; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchsuite.data.dataset import DetectionSet
-from benchsuite.metrics.metric import Found
+from benchsuite.metrics.metric import Found, Interval
 
 FIXTURES = Path(__file__).parent / "fixtures" / "metrics"
 
@@ -91,6 +91,12 @@ def replicated(data: DetectionSet, found: Found, times) -> tuple[DetectionSet, F
     )
     image_ids = np.repeat(np.arange(len(source)), [len(each) for each in seen])
     return whole, Found(image_ids, found.boxes[detections], found.scores[detections], found.labels[detections])
+
+
+def paired(metric, data, first, second, column):
+    """The interval of `first` minus `second` over images."""
+    sides = [metric.drawn(data, found, column) for found in (first, second)]
+    return Interval.of(sides[0] - sides[1])
 
 
 def from_coco(truth: Path, results: Path) -> tuple[DetectionSet, Found]:

@@ -64,7 +64,8 @@ def test_from_recipe_to_results(recipe: Recipe, tmp_path: Path) -> None:
     plan = bs.make_plan([recipe], "smoke", seeds=[3])
     kinds = [job.kind().partition(".")[2] for job in plan.jobs.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "TrainClassifier": 2, "Classify": 2, "ScoreClasses": 2, "ClassifierCost": 1, "DifferenceOfClasses": 1,
+        "TrainClassifier": 2, "Classify": 2, "ScoreClasses": 2, "ClassifierCost": 1, "ResampleClasses": 2,
+        "Difference": 1,
     }  # fmt: skip
     store = bs.Store(tmp_path / "runs")
     results = bs.run_plan(plan, store, bs.RunOptions(out=tmp_path / "results")).results["tiny-classes"]
@@ -88,6 +89,8 @@ def test_from_recipe_to_results(recipe: Recipe, tmp_path: Path) -> None:
     (image,) = results.claims[0].images
     one, other = (results.values(row, "top1_error")[3] for row in ("shuffle", "shuffle-slow"))
     assert image.difference == pytest.approx(one - other) and image.low <= image.difference <= image.high
+    together = results.claims[0].images_together
+    assert together is not None and (together.seeds, together.low, together.high) == ((3,), image.low, image.high)
 
 
 def test_inspect_at_the_paper_tier(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from benchsuite.cli import app
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare
-from benchsuite.report.results import ClaimRecord, DataRecord, Measured, Results, RowRecord, load, save
+from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load, save
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 
@@ -132,6 +132,17 @@ def test_the_other_rows_of_a_table_help_to_settle_a_claim() -> None:
     assert alone.difference is not None and together.difference is not None
     assert alone.difference.mean == pytest.approx(together.difference.mean)
     assert (alone.df, together.df) == (2, 4)
+
+
+def test_the_interval_of_seeds_and_images_is_wider_than_either() -> None:
+    rows = {"a": [30.0, 31.0, 30.0], "b": [31.0, 32.1, 30.9]}
+    together = ImagesTogether(seeds=(0, 1, 2), low=0.5, high=1.4)
+    found = verdict(table(rows, BEATS.model_copy(update={"images_together": together})))
+    assert found.both is not None and found.difference is not None
+    assert found.difference.low is not None and found.difference.high is not None
+    assert found.both[0] < min(found.difference.low, 0.5) and found.both[1] > max(found.difference.high, 1.4)
+    fewer = together.model_copy(update={"seeds": (0, 1)})
+    assert verdict(table(rows, BEATS.model_copy(update={"images_together": fewer}))).both is None
 
 
 def test_rows_said_to_be_close_are_equivalent_within_something() -> None:

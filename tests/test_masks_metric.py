@@ -10,7 +10,7 @@ import torch
 from data_cases import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_cases import by_name, detection_set, random_case
+from metric_cases import by_name, detection_set, paired, random_case
 from pycocotools import mask as reference
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -121,11 +121,11 @@ def test_settings_of_the_metric() -> None:
 def test_paired_bootstrap() -> None:
     data, found = random_masks(8)
     worse = replace(found, masks=packed(*(np.zeros((300, 300)) for _ in range(len(found)))))
-    interval = CocoMasks().paired(data, found, worse, "AP50")
+    interval = paired(CocoMasks(), data, found, worse, "AP50")
     difference = CocoMasks().score(data, found)["AP50"] - CocoMasks().score(data, worse)["AP50"]  # type: ignore[operator]
     assert interval is not None and interval.difference == pytest.approx(difference) and difference > 0
     assert interval.low <= interval.difference <= interval.high
-    assert interval != Coco().paired(data, found, worse, "AP50")
+    assert interval != paired(Coco(), data, found, worse, "AP50")
 
 
 @pytest.mark.parametrize("seed", range(12))

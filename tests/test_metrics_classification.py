@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchsuite.errors import BenchError
-from benchsuite.metrics.classification import paired_images, ranks, top_k
+from benchsuite.metrics.classification import drawn, ranks, top_k
+from benchsuite.metrics.judged import draws
+from benchsuite.metrics.metric import Interval
 
 
 def test_by_hand():
@@ -41,19 +43,20 @@ def test_bad_input(scores, ks, message):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32))
-def test_paired_difference_is_a_bootstrap_over_images(seed):
+def test_draws_are_a_bootstrap_over_images(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 6, 40)
     sides = [rng.random((40, 6)) + good * np.eye(6)[labels] for good in (0.3, 0.6)]
-    first, second = (ranks(scores, labels) for scores in sides)
-    found = paired_images(first, second, 2, draws=4000)
-    accuracies = [top_k(scores, labels, (2,))["top2"] for scores in sides]
-    assert found.difference == pytest.approx(accuracies[0] - accuracies[1])
+    values = [drawn(ranks(scores, labels), 2) for scores in sides]
+    assert [value[0] for value in values] == pytest.approx([top_k(scores, labels, (2,))["top2"] for scores in sides])
+    for draw, times in enumerate(draws(40).T[:5], 1):
+        rows = np.repeat(np.arange(40), times.astype(int))
+        expected = [top_k(scores[rows], labels[rows], (2,))["top2"] for scores in sides]
+        assert [value[draw] for value in values] == pytest.approx(expected)
+    interval = Interval.of(values[1] - values[0])
+    assert interval.difference == pytest.approx(values[1][0] - values[0][0])
     naive = []
     for _ in range(1000):
-        drawn = rng.integers(0, 40, 40)
-        naive.append(100 * (np.mean(first[drawn] < 2) - np.mean(second[drawn] < 2)))
-    low, high = np.quantile(naive, (0.025, 0.975))
-    assert found.low == pytest.approx(low, abs=5.1) and found.high == pytest.approx(high, abs=5.1)
-    none = paired_images(first, first, 2)
-    assert (none.low, none.high, none.difference) == (0, 0, 0)
+        chosen = rng.integers(0, 40, 40)
+        naive.append(np.subtract(*(100 * np.mean(ranks(scores, labels)[chosen] < 2) for scores in reversed(sides))))
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(naive, (0.025, 0.975)), abs=5.1)

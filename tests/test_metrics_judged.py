@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_cases import detection_set, random_case, replicated
+from metric_cases import detection_set, paired, random_case, replicated
 
 from benchsuite.metrics import metric as metrics
 from benchsuite.metrics.coco import Coco
@@ -66,15 +66,15 @@ def side_by_side():
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.protocol)
 def test_paired_is_first_minus_second(metric):
     data, first, second = side_by_side()
-    interval = metric.paired(data, first, second, "AP50")
+    interval = paired(metric, data, first, second, "AP50")
     assert interval.difference == pytest.approx(
         value(metric, data, first, "AP50") - value(metric, data, second, "AP50")
     )
     assert interval.difference > 0
     assert interval.low < interval.difference < interval.high
-    other = metric.paired(data, second, first, "AP50")
+    other = paired(metric, data, second, first, "AP50")
     assert (other.low, other.high) == pytest.approx((-interval.high, -interval.low))
-    none = metric.paired(data, first, first, "AP50")
+    none = paired(metric, data, first, first, "AP50")
     assert (none.low, none.high, none.difference) == (0, 0, 0)
 
 
@@ -82,8 +82,8 @@ def test_paired_is_first_minus_second(metric):
 def test_the_interval_is_a_bootstrap(metric, monkeypatch):
     """Against images drawn one after the other, put together and scored."""
     data, first, second = side_by_side()
-    monkeypatch.setattr(metrics, "DRAWS", 3000)
-    interval = metric.paired(data, first, second, "AP50")
+    monkeypatch.setattr(metrics, "draws", lambda images: draws(images, 3000))
+    interval = paired(metric, data, first, second, "AP50")
     rng, naive = np.random.default_rng(5), []
     for _ in range(300):
         times = np.bincount(rng.integers(0, 40, 40), minlength=40)
@@ -94,8 +94,8 @@ def test_the_interval_is_a_bootstrap(metric, monkeypatch):
 
 def test_a_column_that_no_image_can_be_drawn_for():
     data, found = random_case(3)
-    assert all(metric.paired(data, found, found, "latency_ms") is None for metric in METRICS)
+    assert all(metric.drawn(data, found, "latency_ms") is None for metric in METRICS)
     empty = detection_set([], [], [], ["a"], image_ids=[3])
     nothing = Found(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
-    assert all(metric.paired(empty, nothing, nothing, "AP") is None for metric in METRICS)
+    assert all(paired(metric, empty, nothing, nothing, "AP") is None for metric in METRICS)
     assert all(set(metric.paired_columns) == set(metric.columns) for metric in METRICS)

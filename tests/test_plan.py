@@ -28,7 +28,8 @@ def test_jobs_come_after_their_inputs_and_once(recipe: Recipe) -> None:
     plan = make_plan([recipe, recipe], "paper", seeds=[0, 1])
     kinds = [job.kind() for job in plan.jobs.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "detection.Train": 10, "detection.Predict": 10, "detection.Score": 10, "detection.Difference": 12,
+        "detection.Train": 10, "detection.Predict": 10, "detection.Score": 10,
+        "detection.Resample": 14, "steps.Difference": 12,
     }  # fmt: skip
     seen: set[str] = set()
     for key, job in plan.jobs.items():
@@ -61,7 +62,7 @@ def test_a_metric_rescores_saved_detections(recipe: Recipe) -> None:
     before = make_plan([recipe], "paper")
     after = make_plan([recipe], "paper", overrides=["metric.evaluator=pycocotools"])
     changed = {job.kind() for key, job in after.jobs.items() if key not in before.jobs}
-    assert changed == {"detection.Score", "detection.Difference"}
+    assert changed == {"detection.Score", "detection.Resample", "steps.Difference"}
 
 
 @pytest.mark.parametrize(("number", "kind"), [("fps", "detection.Time"), ("anchors", "detection.DetectorCost")])

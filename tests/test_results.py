@@ -13,6 +13,7 @@ from benchsuite.report.results import (
     ClaimRecord,
     DataRecord,
     ImageInterval,
+    ImagesTogether,
     Measured,
     Results,
     load,
@@ -192,6 +193,21 @@ def test_image_intervals_are_united(stored: Results) -> None:
     claim = stored.claims[0].model_copy(update={"images": (ImageInterval(seed=3, difference=1, low=0, high=2),)})
     new = only(stored, "baseline", (3,)).model_copy(update={"claims": (claim, *stored.claims[1:])})
     assert [image.seed for image in merged(stored, new).claims[0].images] == [0, 3]
+
+
+def test_the_interval_over_images_of_most_seeds_is_kept(stored: Results) -> None:
+    """It is of the mean over some seeds, and cannot be put together from those of others."""
+    three, one = (ImagesTogether(seeds=seeds, low=0, high=2) for seeds in ((0, 1, 2), (3,)))
+    found = []
+    for before, after in ((three, one), (one, three), (three, None)):
+        runs = [
+            stored.model_copy(
+                update={"claims": tuple(c.model_copy(update={"images_together": it}) for c in stored.claims)}
+            )
+            for it in (before, after)
+        ]
+        found.append(merged(runs[0], only(runs[1], "baseline", (0,))).claims[0].images_together)
+    assert found == [three, three, three]
 
 
 def test_no_absolute_path_is_written(stored: Results, tmp_path: Path) -> None:

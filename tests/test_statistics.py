@@ -22,6 +22,7 @@ from benchsuite.report.statistics import (
     summarise,
     t_quantile,
     t_tail,
+    two_levels,
     variances,
 )
 
@@ -166,6 +167,35 @@ def test_intervals_of_a_table_cover_as_often_as_they_say(noisy: int | None) -> N
             assert tested is not None and tested[0].low is not None and tested[0].high is not None
             covered.append(tested[0].low <= 0 <= tested[0].high)
     assert 0.93 <= np.mean(covered) <= 0.985
+
+
+def test_seeds_and_images_add_up() -> None:
+    seeds = summarise([0.2, 1.0, 1.8])
+    assert seeds is not None and seeds.low is not None and seeds.high is not None and seeds.error is not None
+    assert two_levels(seeds, 2, (1.0, 1.0)) == pytest.approx((seeds.low, seeds.high))
+    low, high = two_levels(seeds, 2, (1 - 1.96 * seeds.error, 1.0))
+    assert high == pytest.approx(seeds.high), "side by side"
+    assert low == pytest.approx(1 - t_quantile(0.05, 8) * seeds.error * math.sqrt(2), abs=1e-4)
+    wide = two_levels(seeds, 2, (-99.0, 101.0))
+    assert wide == pytest.approx((-99, 101), rel=1e-3)
+    same = summarise([1.0, 1.0])
+    assert same is not None and two_levels(same, 1, (0.5, 1.5)) == pytest.approx((0.5, 1.5))
+
+
+@pytest.mark.parametrize("images", [0.3, 1.0, 3.0])
+def test_intervals_of_seeds_and_images_cover_both(images: float) -> None:
+    """Differences of five rows whose seeds have spread 1, on images whose draw moves a difference by `images`."""
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(600):
+        moved = images * rng.normal(size=5) / math.sqrt(2)
+        found = rng.normal(0, 1, (5, 3)) + rng.normal(0, 5, 3) + moved[:, None]
+        tested = contrast({str(row): dict(enumerate(each)) for row, each in enumerate(found.tolist())}, "0", "1")
+        assert tested is not None
+        mean = tested[0].mean
+        low, high = two_levels(*tested, (mean - 1.96 * images, mean + 1.96 * images))
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) == pytest.approx(0.955, abs=0.025)
 
 
 def test_holm_by_hand() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchsuite.errors import BenchError
-from benchsuite.metrics.metric import Interval
+from benchsuite.metrics.judged import DRAWS, Floats, draw_parts
 from benchsuite.settings import Json
 
 PROTOCOL = "top-k"
@@ -46,15 +46,10 @@ def ranks(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np
     return before
 
 
-def paired_images(first: NDArray[np.int64], second: NDArray[np.int64], k: int, draws: int = 10_000) -> Interval:
-    """How sure the top-k accuracy of `first` minus that of `second` is on this split: images are drawn with
-    replacement, the same ones for both. The arguments are their `ranks` of the same images.
-
-    Each image counts -1, 0 or 1, so a draw of N images is a draw of how often each of the three comes.
-    """
-    gained = (first < k).astype(np.int64) - (second < k)
-    counts = np.array([(gained == value).sum() for value in (-1, 0, 1)])
-    drawn = np.random.default_rng(0).multinomial(len(gained), counts / len(gained), size=draws)
-    differences = 100 * (drawn[:, 2] - drawn[:, 0]) / len(gained)
-    low, high = np.quantile(differences, (0.025, 0.975))
-    return Interval(float(low), float(high), 100 * float(gained.mean()))
+def drawn(ranks: NDArray[np.int64], k: int) -> Floats:
+    """The top-k accuracy, 0–100, with every image once and then in each of `DRAWS` draws of images, which are the same
+    for whatever is judged on this split: [1 + DRAWS]. `ranks` as above."""
+    hits = (ranks < k).astype(np.float64)
+    parts = [hits @ part for part in draw_parts(len(hits), DRAWS)]
+    accuracies: Floats = 100 * np.concatenate([[hits.sum()], *parts]) / len(hits)
+    return accuracies

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
+DRAWS = 1000
+"""Draws of the images from which an interval is made."""
 BLOCK = 64
 """Draws that are worked on together, so that what is made of a class stays in the cache."""
 
@@ -42,13 +44,20 @@ class Judged:
         return _summed(self.positive_labels, self.positive_images, weights, len(self.bounds) - 1)
 
 
-def draws(images: int, number: int, seed: int = 0) -> Floats:
+def draws(images: int, number: int = DRAWS, seed: int = 0) -> Floats:
     """How often each of N images comes in each of R draws of N images with replacement, [N, R].
 
     It hangs on N and the seed alone: whatever is compared on one split, by whichever protocol, draws the same images.
     """
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=number)
-    return np.ascontiguousarray(drawn.T, dtype=np.float64)
+    return np.concatenate(list(draw_parts(images, number, seed)), axis=1)
+
+
+def draw_parts(images: int, number: int = DRAWS, seed: int = 0) -> Iterator[Floats]:
+    """The same, some draws at a time."""
+    rng, even = np.random.default_rng(seed), np.full(images, 1 / images)
+    for start in range(0, number, BLOCK):
+        drawn = rng.multinomial(images, even, size=min(BLOCK, number - start))
+        yield np.ascontiguousarray(drawn.T, dtype=np.float64)
 
 
 def average_precisions(judged: Judged, weights: Floats, points: int | None) -> Floats:

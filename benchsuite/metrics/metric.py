@@ -17,8 +17,6 @@ from benchsuite.errors import BenchError, InputError
 from benchsuite.metrics.judged import Floats, draws
 from benchsuite.settings import Json, Part
 
-DRAWS = 1000
-"""Draws of the images from which an interval is made."""
 COLUMNS = ("image_ids", "boxes", "scores", "labels")
 MASKS = ("mask_bytes", "mask_offsets")
 _SPLIT = "detect on the split that is scored"
@@ -31,6 +29,15 @@ class Interval:
     low: float
     high: float
     difference: float
+
+    @classmethod
+    def of(cls, differences: Floats) -> "Interval | None":
+        """Of the difference as it is and then in each draw; None where it is undefined (NaN)."""
+        difference, *drawn = differences
+        if np.isnan(difference):
+            return None
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
+        return cls(float(low), float(high), float(difference))
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class Metric(Part):
 
     @property
     def paired_columns(self) -> tuple[str, ...]:
-        """Columns that `paired` can compare; none by default."""
+        """Columns that `drawn` can draw; none by default."""
         return ()
 
     def resampled(self, data: DetectionSet, found: Found, column: str, weights: Floats) -> Floats | None:
@@ -158,18 +165,11 @@ class Metric(Part):
         it undefined. None for a column that the images cannot be drawn for. InputError as `score`."""
         return None
 
-    def paired(self, data: DetectionSet, first: Found, second: Found, column: str) -> Interval | None:
-        """How sure `first` minus `second` is over the images of this split, which are drawn with replacement, the same
-        ones for both; None where it cannot be told. It says nothing of other seeds of training."""
-        weights = np.concatenate([np.ones((len(data), 1)), draws(len(data), DRAWS)], axis=1)
-        sides = [self.resampled(data, found, column, weights) for found in (first, second)]
-        if sides[0] is None or sides[1] is None:
-            return None
-        difference, *drawn = sides[0] - sides[1]
-        if np.isnan(difference):
-            return None
-        low, high = np.nanquantile(drawn, (0.025, 0.975))
-        return Interval(float(low), float(high), float(difference))
+    def drawn(self, data: DetectionSet, found: Found, column: str) -> Floats | None:
+        """A column, 0–100, as it is and then in each of many draws of images, which are the same for whatever is
+        scored on this split: [1 + draws]."""
+        weights = np.concatenate([np.ones((len(data), 1)), draws(len(data))], axis=1)
+        return self.resampled(data, found, column, weights)
 
     @abstractmethod
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:

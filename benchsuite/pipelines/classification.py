@@ -18,12 +18,12 @@ from benchsuite.loops.checkpoint import load_weights
 from benchsuite.loops.classify import classify
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.train import Solver
-from benchsuite.metrics.classification import PROTOCOL, paired_images, ranks, top_k
-from benchsuite.metrics.metric import Interval
+from benchsuite.metrics.classification import PROTOCOL, drawn, ranks, top_k
+from benchsuite.metrics.judged import Floats
 from benchsuite.models.classifier import Classifier, LinearClassifier
 from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline
-from benchsuite.pipelines.steps import Comparison, Evaluation, Scoring, Training
+from benchsuite.pipelines.steps import Difference, Evaluation, Resampling, Scoring, Training
 from benchsuite.settings import Json, Settings
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]
@@ -80,19 +80,16 @@ class ScoreClasses(Scoring):
         return top_k(logits, labels, [k for k in (1, 5) if k <= logits.shape[1]])
 
 
-class DifferenceOfClasses(Comparison):
-    """On a column of top-1, top-5 or their errors."""
+class ResampleClasses(Resampling):
+    """Of top-1, top-5 or their errors."""
 
-    first: Classify
-    second: Classify
+    predict: Classify
     column: Column
 
-    def interval(self, first: Artifact, second: Artifact) -> Interval:
+    def values(self, kept: Artifact) -> Floats:
         """Of the places that the true classes have."""
-        one, other = ranks(*_judged(first)), ranks(*_judged(second))
-        # An error is smaller by as much as the accuracy is larger.
-        better, worse = (other, one) if self.column.endswith("_error") else (one, other)
-        return paired_images(better, worse, COLUMNS[self.column])
+        accuracy = drawn(ranks(*_judged(kept)), COLUMNS[self.column])
+        return 100 - accuracy if self.column.endswith("_error") else accuracy
 
 
 def _judged(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -192,4 +189,5 @@ class Classification(Pipeline):
         """A bootstrap over images, on the measured columns."""
         if not isinstance(other, Classification) or number not in COLUMNS:
             return None
-        return DifferenceOfClasses(first=self.classify(seed), second=other.classify(seed), column=number)
+        sides = (ResampleClasses(predict=row.classify(seed), column=number) for row in (self, other))
+        return Difference(**dict(zip(("first", "second"), sides, strict=True)))

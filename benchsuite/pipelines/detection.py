@@ -22,12 +22,13 @@ from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
 from benchsuite.loops.timing import Timing, time_detector
 from benchsuite.loops.train import Solver
-from benchsuite.metrics.metric import Found, Interval, Metric, columns_of_classes
+from benchsuite.metrics.judged import Floats
+from benchsuite.metrics.metric import Found, Metric, columns_of_classes
 from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline
-from benchsuite.pipelines.steps import Comparison, Evaluation, Scoring, Training
+from benchsuite.pipelines.steps import Difference, Evaluation, Resampling, Scoring, Training
 from benchsuite.pipelines.submit import Submission
 from benchsuite.settings import Json
 
@@ -178,18 +179,17 @@ class Submit(Job):
         context.write_metrics({"submitted": len(detections)})
 
 
-class Difference(Comparison):
-    """By the metric's bootstrap."""
+class Resample(Resampling):
+    """By the metric."""
 
-    version: ClassVar[int] = 2
-
-    first: Predict
-    second: Predict
+    predict: Predict
     metric: Metric
 
-    def interval(self, first: Artifact, second: Artifact) -> Interval | None:
+    def values(self, kept: Artifact) -> Floats:
         """Read the ground truth, and let the metric draw."""
-        return self.metric.paired(self.first.data.open(), found(first), found(second), self.column)
+        values = self.metric.drawn(self.predict.data.open(), found(kept), self.column)
+        assert values is not None, "one of its paired columns"
+        return values
 
 
 class DetectorCost(Cost):
@@ -368,4 +368,5 @@ class Detection(Pipeline):
         """A bootstrap over images, where the metric offers one."""
         if not isinstance(other, Detection) or number not in self.metric.paired_columns:
             return None
-        return Difference(first=self.predict(seed), second=other.predict(seed), metric=self.metric, column=number)
+        drawn = (Resample(predict=row.predict(seed), metric=self.metric, column=number) for row in (self, other))
+        return Difference(**dict(zip(("first", "second"), drawn, strict=True)))

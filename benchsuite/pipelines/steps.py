@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from pydantic import Field
+from safetensors.numpy import load_file, save_file
 from torch.utils.data import Dataset
 from typing_extensions import override
 
@@ -14,9 +15,12 @@ from benchsuite.data.split import Data
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.train import Solver, train
+from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.models.detector import Trainable
 from benchsuite.settings import Json
+
+DRAWS_FILE = "draws.safetensors"
 
 
 class Training(Job):
@@ -106,29 +110,50 @@ class Scoring(Job):
         """The numbers of what an evaluation kept."""
 
 
-class Comparison(Job):
-    """How sure the difference of two runs of one seed is over images: paired bootstrap of `first` minus `second` on a
-    column. Leaves `metrics.json` with difference, low and high (95 %)."""
+class Resampling(Job):
+    """A column of what an evaluation kept, in each of many draws of the split's images with replacement, the same for
+    whatever is evaluated on it. Leaves `draws.safetensors`: `values` [1 + draws], the first with every image once."""
 
     on_device: ClassVar[bool] = False
 
-    first: Evaluation
-    second: Evaluation
+    predict: Evaluation
     column: str
 
     @property
     @override
     def label(self) -> str:
-        return f"difference on {self.column} seed {self.first.train.seed}"
+        return f"resample {self.column} seed {self.predict.train.seed}"
 
     def do(self, context: Context) -> None:
-        """Draw images with replacement, the same ones for both."""
-        interval = self.interval(context.inputs["first"], context.inputs["second"])
-        context.write_metrics({} if interval is None else asdict(interval))
+        """Read, draw, count."""
+        save_file({"values": self.values(context.inputs["predict"])}, context.folder / DRAWS_FILE)
 
     @abstractmethod
-    def interval(self, first: Artifact, second: Artifact) -> Interval | None:
-        """Of what two evaluations kept; None where it cannot be told."""
+    def values(self, kept: Artifact) -> Floats:
+        """[1 + draws]; NaN where undefined."""
+
+
+class Difference(Job):
+    """How sure the difference of two runs of one seed is over images: `first` minus `second`, draw by draw. Leaves
+    `metrics.json` with difference, low and high (95 %), empty where it is undefined; and `draws.safetensors` likewise.
+    """
+
+    on_device: ClassVar[bool] = False
+
+    first: Resampling
+    second: Resampling
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"difference on {self.first.column} seed {self.first.predict.train.seed}"
+
+    def do(self, context: Context) -> None:
+        """Subtract."""
+        first, second = (load_file(context.inputs[side].path(DRAWS_FILE))["values"] for side in ("first", "second"))
+        interval = Interval.of(first - second)
+        save_file({"values": first - second}, context.folder / DRAWS_FILE)
+        context.write_metrics({} if interval is None else asdict(interval))
 
 
 def loaders(context: Context) -> int:

@@ -23,6 +23,7 @@ from benchsuite.report.statistics import (
     seeds_needed,
     summarise,
     t_quantile,
+    two_levels,
 )
 
 Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
@@ -52,7 +53,8 @@ class ClaimVerdict:
 
     `difference` has the table's shrunk deviation, with `df` degrees of freedom (`statistics.contrast`). `detectable` is
     the distance from the claim's bound that these seeds would have settled, and `equivalent_within`, for a claim that
-    two rows are close, the smallest bound within which these seeds show them.
+    two rows are close, the smallest bound within which these seeds show them. `both` is the 95 % interval over seeds
+    and images.
     """
 
     claim: ClaimRecord
@@ -64,6 +66,7 @@ class ClaimVerdict:
     level: float | None = None
     detectable: float | None = None
     equivalent_within: float | None = None
+    both: tuple[float, float] | None = None
     note: str = ""
 
 
@@ -177,6 +180,10 @@ def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     if difference.error is None:
         return replace(verdict, note="one seed settles nothing")
     p = p_value(_margin(results, claim, difference.mean), difference.error, df)
+    together = claim.images_together
+    seeds = differences(results.values(first, claim.on), results.values(second, claim.on)).keys()
+    if together is not None and set(together.seeds) == seeds:
+        verdict = replace(verdict, both=two_levels(difference, df, (together.low, together.high)))
     return replace(verdict, p=p, df=df)
 
 
@@ -236,7 +243,8 @@ def _section_form(section: Section) -> dict[str, Any]:
         "claims": [
             {**claim.claim.model_dump(), "text": claim.text, "verdict": claim.verdict, "p": claim.p,
              "df": claim.df, "level": claim.level, "detectable": claim.detectable,
-             "equivalent_within": claim.equivalent_within, "note": claim.note,
+             "equivalent_within": claim.equivalent_within, "both": claim.both,
+             "note": claim.note,
              "difference": asdict(claim.difference) if claim.difference else None}
             for claim in section.claims
         ],

@@ -238,6 +238,9 @@ def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
         parts.append(f"could have seen {number(claim.detectable, decimals)}")
     if claim.equivalent_within is not None:
         parts.append(f"equivalent within {number(claim.equivalent_within, decimals)}")
+    if claim.both is not None:
+        low, high = (signed(side, decimals) for side in claim.both)
+        parts.append(f"over seeds and images [{low}, {high}]")
     if images:
         parts.append(f"over images: {', '.join(images)}")
     return "; ".join(filter(None, parts))

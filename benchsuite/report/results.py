@@ -111,10 +111,19 @@ class ImageInterval(_Record):
     high: float
 
 
+class ImagesTogether(_Record):
+    """The 95 % interval over images of the mean difference over `seeds`, each draw of images the same for all."""
+
+    seeds: tuple[int, ...]
+    low: float
+    high: float
+
+
 class ClaimRecord(Claim):
-    """A claim of the recipe and, where stored, its bootstrap intervals over images."""
+    """A claim of the recipe and, where stored, its bootstrap intervals over images, of each seed and of their mean."""
 
     images: tuple[ImageInterval, ...] = ()
+    images_together: ImagesTogether | None = None
 
 
 class Results(_Record):
@@ -303,9 +312,13 @@ def _merged_row(old: RowRecord | None, new: RowRecord, old_seeds: Sequence[int],
 
 
 def _merged_claim(earlier: Results, claim: ClaimRecord) -> ClaimRecord:
-    same = [old for old in earlier.claims if old.model_copy(update={"images": claim.images}) == claim]
-    images = {image.seed: image for old in same for image in old.images} | {image.seed: image for image in claim.images}
-    return claim.model_copy(update={"images": tuple(images[seed] for seed in sorted(images))})
+    bare = {"images": (), "images_together": None}
+    same = [old for old in earlier.claims if old.model_copy(update=bare) == claim.model_copy(update=bare)]
+    images = {image.seed: image for image in (image for each in (*same, claim) for image in each.images)}
+    together = [each.images_together for each in (claim, *same) if each.images_together is not None]
+    # The interval of the most seeds: of the mean over all of them where one run had them all.
+    most = max(together, key=lambda one: len(one.seeds), default=None)
+    return claim.model_copy(update={"images": tuple(images[seed] for seed in sorted(images)), "images_together": most})
 
 
 # A path with a folder in it; neither a fraction (1/2) nor the tail of an address (https://…).

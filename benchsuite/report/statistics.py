@@ -32,10 +32,10 @@ def t_tail(t: float, df: float) -> float:
 
 
 def t_quantile(level: float, df: float) -> float:
-    """The t with P(|T| > t) = `level`, 0 < level < 1: 12.706 for level 0.05 and df 1."""
-    from scipy.special import stdtrit
+    """The t with P(|T| > t) = `level`, 0 < level < 1: 12.706 for level 0.05 and df 1, 1.960 for infinite df."""
+    from scipy.special import ndtri, stdtrit
 
-    return float(-stdtrit(df, level / 2))
+    return float(-ndtri(level / 2) if math.isinf(df) else -stdtrit(df, level / 2))
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,22 @@ def p_value(margin: float, error: float, df: float) -> float:
     if error == 0:
         return 1.0 if margin == 0 else 0.0
     return t_tail(margin / error, df)
+
+
+def two_levels(seeds: Summary, df: float, images: tuple[float, float]) -> tuple[float, float]:
+    """The 95 % interval of a mean difference as other seeds and other images would have it, from its summary over
+    `seeds` and its interval over `images` (bounds of a bootstrap of the same mean).
+
+    Variances add up, side by side, and so do degrees of freedom (F. Satterthwaite, Biometrics Bulletin 2, 1946), of
+    which the images have many. A bootstrap over so few seeds would be too narrow.
+    """
+    assert seeds.error is not None
+    bounds = []
+    for bound, sign in zip(images, (-1, 1), strict=True):
+        own, other = seeds.error**2, (max(sign * (bound - seeds.mean), 0) / t_quantile(LEVEL, math.inf)) ** 2
+        together = df * ((own + other) / own) ** 2 if own else math.inf
+        bounds.append(seeds.mean + sign * t_quantile(LEVEL, together) * math.sqrt(own + other))
+    return bounds[0], bounds[1]
 
 
 def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:

@@ -3,12 +3,27 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 from benchsuite.engine.environment import environment
 from benchsuite.engine.job import Job
 from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
+from benchsuite.metrics.judged import Floats
+from benchsuite.metrics.metric import Interval
+from benchsuite.pipelines.steps import DRAWS_FILE
 from benchsuite.recipe.recipe import Claim, Recipe, Row
-from benchsuite.report.results import ClaimRecord, DataRecord, ImageInterval, Measured, Results, RowRecord, RowStatus
+from benchsuite.report.results import (
+    ClaimRecord,
+    DataRecord,
+    ImageInterval,
+    ImagesTogether,
+    Measured,
+    Results,
+    RowRecord,
+    RowStatus,
+)
 from benchsuite.settings import Json, content_key, walk
 from benchsuite.verbs.plan import Plan, PlannedRow
 
@@ -127,9 +142,19 @@ def _reason(planned: PlannedRow, outcome: Outcome | None) -> str:
 
 
 def _claim(plan: Plan, recipe: Recipe, claim: Claim, store: Store) -> ClaimRecord:
-    images = []
+    images, drawn = [], {}
     for (recipe_id, its_claim, seed), job in plan.differences.items():
         if recipe_id == recipe.id and its_claim == claim and store.artifact(job.key) is not None:
-            metrics = store.verified(job.key).metrics
-            images += [ImageInterval.model_validate({"seed": seed, **metrics})] if metrics else []
-    return ClaimRecord(**claim.model_dump(), images=tuple(images))
+            artifact = store.verified(job.key)
+            if artifact.metrics:
+                images.append(ImageInterval.model_validate({"seed": seed, **artifact.metrics}))
+                drawn[seed] = load_file(artifact.path(DRAWS_FILE))["values"]
+    return ClaimRecord(**claim.model_dump(), images=tuple(images), images_together=_together(drawn))
+
+
+def _together(drawn: Mapping[int, Floats]) -> ImagesTogether | None:
+    """Over images, of the mean over seeds: a draw is of the same images under every seed."""
+    if len({len(values) for values in drawn.values()}) != 1:
+        return None
+    interval = Interval.of(np.mean(list(drawn.values()), axis=0))
+    return None if interval is None else ImagesTogether(seeds=tuple(drawn), low=interval.low, high=interval.high)

@@ -92,6 +92,9 @@ class Plan:
             for key in keys:
                 users[key].append(planned.id)
         for (recipe_id, claim, _), job in self.differences.items():
+            for each in _with_inputs(job):
+                if not users[each.key] and each is not job:  # a resampling serves the row that it resamples
+                    users[each.key] = [user for made in each.inputs.values() for user in users[made.key]]
             users[job.key] = list(dict.fromkeys([*users[job.key], *(f"{recipe_id}/{row}" for row in claim.rows)]))
         return users
 
