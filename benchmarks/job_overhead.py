@@ -1,9 +1,11 @@
-"""What a job costs beyond its own work: an empty one, and a few iterations of a small training.
+"""What a job costs beyond its own work, empty or a few iterations of a small training; and what planning costs.
 
     python benchmarks/job_overhead.py [--repeats 9] [--json]
 
 In each round the training is done once in this process, warm, and once as a job of a run of its own, in a worker just
-forked; medians over rounds. The fork server is warm, as it is for every job of a run but the first.
+forked; medians over rounds. The fork server is warm, as it is for every job of a run but the first. Then 1,000 empty
+jobs in one run over two slots, and a plan of all tables of all recipes with three seeds, at each tier, with imports
+done before.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchsuite.engine.job import Context, Job
@@ -22,6 +25,8 @@ from benchsuite.engine.store import Store
 
 ALLOWED_EMPTY, ALLOWED_TRAINING = 0.05, 0.3  # seconds
 BATCH_OF_JOBS = 10
+MANY, ALLOWED_PLAN = 1000, 2.0
+TIERS = ("smoke", "mini", "paper")
 
 
 class Empty(Job):
@@ -91,6 +96,29 @@ def measure(repeats: int, folder: Path) -> dict[str, float]:
     return {"training_alone": statistics.median(alone)} | {k: statistics.median(v) for k, v in rounds.items()}
 
 
+def many(folder: Path) -> float:
+    """Seconds a job, of many in one run."""
+    work, store = [Empty(number=number) for number in range(MANY)], Store(folder / "many")
+    return seconds(lambda: run_jobs(work, store, slots=Slots.on("cpu", 2), progress=Reporter())) / MANY
+
+
+def planned(tier: str) -> None:
+    """All tables that have the tier, from their files on."""
+    from benchsuite.recipe.recipe import select
+    from benchsuite.verbs.plan import make_plan
+
+    recipes = [recipe for recipe in select(["*"]) if tier in recipe.tiers]
+    assert make_plan(recipes, tier, seeds=[0, 1, 2]).jobs
+
+
+def plans(repeats: int) -> dict[str, float]:
+    """Seconds by tier."""
+    for tier in TIERS:
+        planned(tier)
+    rounds = [{tier: seconds(partial(planned, tier)) for tier in TIERS} for _ in range(repeats)]
+    return {tier: statistics.median(each[tier] for each in rounds) for tier in TIERS}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=9)
@@ -98,18 +126,23 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options.repeats, Path(folder))
+        each = many(Path(folder))
+    planning = plans(options.repeats)
     if options.json:
-        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        told = {**found, "many": each, **{f"plan_{tier}": value for tier, value in planning.items()}}
+        print(json.dumps({name: round(value, 4) for name, value in told.items()}))
     else:
         print(f"five training steps in this process: {found['training_alone'] * 1000:.0f} ms; beyond that, as a job:")
         for name, allowed in (("empty", ALLOWED_EMPTY), ("training", ALLOWED_TRAINING)):
             for which, said in (("first", "in a new worker"), ("next", "in the same worker")):
                 value = found[f"{name}_{which}"]
                 print(f"{name:8} {said:18} {value * 1000:6.1f} ms (allowed {allowed * 1000:.0f})")
+        print(f"{MANY} empty jobs over two slots: {each * 1000:.1f} ms each (allowed {ALLOWED_EMPTY * 1000:.0f})")
+        told = ", ".join(f"{tier} {value:.2f} s" for tier, value in planning.items())
+        print(f"planning all tables with three seeds: {told} (allowed {ALLOWED_PLAN:.0f} s)")
     worst = {"empty": ALLOWED_EMPTY, "training": ALLOWED_TRAINING}
-    return int(
-        any(found[f"{name}_{which}"] > allowed for name, allowed in worst.items() for which in ("first", "next"))
-    )
+    slow = any(found[f"{name}_{which}"] > allowed for name, allowed in worst.items() for which in ("first", "next"))
+    return int(slow or each > ALLOWED_EMPTY or max(planning.values()) > ALLOWED_PLAN)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -30,6 +30,10 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
 """A setting that is on or off; off is None, which no key mentions."""
 P = TypeVar("P", bound="Part")
+S = TypeVar("S", bound="Settings")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+_REMEMBERED = "_remembered"
 MOST = 2**32 - 1
 """The largest whole number that a setting takes where it has no bound of its own; also the largest seed."""
 NO_SUCH_KIND = "unknown kind"
@@ -75,6 +79,11 @@ class Settings(Strict):
     not what it is, and stays out of keys."""
 
     version: ClassVar[int] = 1
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied.__dict__.pop(_REMEMBERED, None)
+        return copied
 
     def changed(self, **changes: Any) -> Self:
         """The same settings but for `changes`, validated."""
@@ -244,12 +253,7 @@ def canonical(value: object) -> Json:
     """JSON form of settings, all defaults written out, with kind, version and identity of every part. A field that is
     None is left out: a new optional part changes no key of what goes without it."""
     if isinstance(value, Settings):
-        form: dict[str, Json] = {"kind": value.kind()} if isinstance(value, Part) else {}
-        form |= {"version": value.version} if value.version != 1 else {}
-        identity = value.identity()
-        form |= {"identity": identity} if identity is not None else {}
-        fields = [name for name, field in type(value).model_fields.items() if not field.exclude]
-        return form | {name: canonical(set_) for name in fields if (set_ := getattr(value, name)) is not None}
+        return _form_of(value)
     if isinstance(value, Mapping):
         return {str(name): canonical(value[name]) for name in value}
     if isinstance(value, (tuple, list)):
@@ -261,6 +265,30 @@ def canonical(value: object) -> Json:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def once(method: Callable[[S, *Ts], R]) -> Callable[[S, *Ts], R]:
+    """A method of settings that computes once for the same arguments: what is frozen gives the same again."""
+
+    @wraps(method)
+    def remembered(self: S, *arguments: *Ts) -> R:
+        known: dict[Any, R] = self.__dict__.setdefault(_REMEMBERED, {})
+        key = method.__qualname__, arguments
+        if key not in known:
+            known[key] = method(self, *arguments)
+        return known[key]
+
+    return remembered
+
+
+@once
+def _form_of(value: Settings) -> Json:
+    form: dict[str, Json] = {"kind": value.kind()} if isinstance(value, Part) else {}
+    form |= {"version": value.version} if value.version != 1 else {}
+    identity = value.identity()
+    form |= {"identity": identity} if identity is not None else {}
+    fields = [name for name, field in type(value).model_fields.items() if not field.exclude]
+    return form | {name: canonical(set_) for name in fields if (set_ := getattr(value, name)) is not None}
 
 
 def walk(value: object) -> Iterator[Settings]:

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from benchsuite.errors import nearest
 from benchsuite.models.detector import Backbone, Model
 from benchsuite.models.resnet import ResNet
-from benchsuite.settings import Settings, canonical, choices, content_key, find, flat_errors, walk
+from benchsuite.settings import Settings, canonical, choices, content_key, find, flat_errors, once, walk
 
 
 class Inner(Settings):
@@ -95,3 +95,25 @@ def test_an_optional_part_that_is_absent_changes_no_key() -> None:
 
     assert content_key(canonical(Before())) == content_key(canonical(After()))
     assert content_key(canonical(Before())) != content_key(canonical(After(extra=Inner())))
+
+
+def test_what_is_frozen_computes_once_and_copies_anew() -> None:
+    class Counting(Settings):
+        number: int = 1
+        names: tuple[str, ...] = ()
+
+        @once
+        def doubled(self, times: int) -> list[int]:
+            return [self.number * times]
+
+    class Deeper(Counting):
+        @once
+        def doubled(self, times: int) -> list[int]:
+            return [*super().doubled(times), 0]
+
+    one = Deeper(number=3)
+    assert one.doubled(2) == [6, 0] and one.doubled(2) is one.doubled(2) and one.doubled(3) == [9, 0]
+    assert canonical(one) is canonical(one) and dict(one) == {"number": 3, "names": ()}
+    assert one == Deeper(number=3) and hash(one) == hash(Deeper(number=3))
+    for other in (one.model_copy(update={"number": 4}), one.changed(number=4)):
+        assert other.doubled(2) == [8, 0] and canonical(other) == {"number": 4, "names": []}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from benchsuite.errors import InputError, MissingData
-from benchsuite.settings import Json, Part, Settings, content_key
+from benchsuite.settings import Json, Part, Settings, content_key, once
 
 
 class Data(Part):
@@ -141,6 +141,7 @@ class Splits(Settings, Generic[D]):
     train_limit: int | None = Field(None, ge=1)
     val_limit: int | None = Field(None, ge=1)
 
+    @once
     def cut(self, split: str) -> D:
         """The split as it is used."""
         data: D = getattr(self, split)

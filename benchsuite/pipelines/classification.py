@@ -24,7 +24,7 @@ from benchsuite.models.classifier import Classifier, LinearClassifier
 from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.steps import Difference, Evaluation, Resampling, Scoring, Training
-from benchsuite.settings import Json, Settings
+from benchsuite.settings import Json, Settings, once
 
 Column = Literal["top1", "top5", "top1_error", "top5_error"]
 COLUMNS: Mapping[Column, int] = {"top1": 1, "top5": 5, "top1_error": 1, "top5_error": 5}
@@ -170,6 +170,7 @@ class Classification(Pipeline):
             seed=seed,
         )
 
+    @once
     def classify(self, seed: int) -> Classify:
         """The judgement of one seed; InputError where the classes of val are not those trained on."""
         fit, val = self.fit(seed), self.data.cut("val")

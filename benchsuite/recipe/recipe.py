@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -241,7 +241,7 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
     if file.resolve() in below:
         chain = " → ".join(path.name for path in (*below, file))
         raise InputError(f"{file.name}: `extends` goes in a circle ({chain}); take one of them out")
-    document = read(file)
+    document = _parent(file, file.stat().st_mtime_ns) if below and file.is_file() else read(file)
     parent = document.value.get("extends")
     if parent is None:
         return document
@@ -255,6 +255,12 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
             "and among the recipes that `bench list` shows"
         )
     return _over(_extended(parent_file, (*below, file.resolve())), own)
+
+
+@cache
+def _parent(file: Path, changed: int) -> Document:
+    """What several recipes extend is read once."""
+    return read(file)
 
 
 def _over(above: Document, own: Document) -> Document:
