@@ -34,6 +34,25 @@ class Nothing(Fake):
         """Do nothing."""
 
 
+class Weighed(Fake):
+    """Says how much work it is."""
+
+    weight: float = 1.0
+    seed: int = 0
+    after: Job | None = None
+
+    @property
+    def effort(self) -> float:
+        """As it was made."""
+        return self.weight
+
+    def do(self, context: Context) -> None:
+        """Tell when."""
+        if self.trace:
+            self.mark(f"start {time.monotonic()}")
+        time.sleep(self.weight / 100)
+
+
 class Echo(Fake):
     """Writes what it was given, and its inputs' files."""
 
@@ -126,10 +145,11 @@ class Failing(Fake):
 
 
 class Crasher(Fake):
-    """Dies of a signal, the first `times` times."""
+    """Dies of a signal, the first `times` times; `further` each time than before."""
 
     times: int = 1
     signal: int = int(signal.SIGSEGV)
+    further: bool = False
 
     def do(self, context: Context) -> None:
         """Crash, or finish."""
@@ -137,6 +157,7 @@ class Crasher(Fake):
         count = int(tried.read_text()) if tried.exists() else 0
         if count < self.times:
             tried.write_text(str(count + 1))
+            context.report(Progress(count + 1 if self.further else 1, self.times + 1))
             os.kill(os.getpid(), self.signal)
             time.sleep(10)
         (context.folder / "out.txt").write_text("survived")

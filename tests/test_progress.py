@@ -2,7 +2,7 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from engine_jobs import Nothing
+from engine_jobs import Nothing, Weighed
 from rich.console import Console
 
 from benchsuite.engine.job import Progress
@@ -66,9 +66,62 @@ def test_time_left_follows_finished_jobs_of_the_kind(monkeypatch: pytest.MonkeyP
     assert seen.left() == 10.0  # two jobs of ten seconds on two slots
     seen.started(JOBS[1], "cpu")
     time.now += 4
-    assert seen.left() == (6 + 10) / 2
+    assert seen.left() == 10.0  # of the two, six seconds and ten, the longer one
     seen.deferred(JOBS[1])
     assert seen.left() == 10.0
+
+
+def test_time_left_from_the_first_minutes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From how far a running job is, for its like by their efforts; `at least` while a kind has no example."""
+    time, stream = Clock(monkeypatch), io.StringIO()
+    lines = Lines(stream)
+    trainings = [Weighed(name=str(effort), weight=effort) for effort in (1.0, 3.0)]
+    jobs = [*trainings, *JOBS[:1]]
+    lines.begin(jobs, NAMES | {job.key: job.label for job in trainings}, cached=0, slots=1)
+    assert lines.left() is None and lines.ahead() == ""
+    lines.started(trainings[0], "cpu")
+    lines.progressed(trainings[0], Progress(0, 100))
+    time.now += 10
+    lines.progressed(trainings[0], Progress(10, 100))
+    assert lines.left() == pytest.approx(90 + 300)
+    assert lines.ahead() == "at least 6:30 left"
+    lines.tick()
+    assert "[0/3] at least" not in stream.getvalue()
+    time.now += 60
+    lines.progressed(trainings[0], Progress(70, 100))
+    lines.tick()
+    lines.tick()
+    assert stream.getvalue().splitlines()[-1] == "[0/3] at least 5:30 left"
+    assert stream.getvalue().count("at least") == 1
+
+
+def test_time_left_from_earlier_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    seen = Reporter()
+    seen.begin(JOBS, NAMES, cached=0, slots=3, expected={job.key: 10.0 * n for n, job in enumerate(JOBS, 1)})
+    assert seen.left() == 30.0, "the longest one, whatever the slots"
+    seen.started(JOBS[0], "cpu")
+    seen.finished(JOBS[0], "done", 20.0, "")
+    assert seen.left() == 60.0, "twice as slow as expected, so the others too"
+    assert seen.ahead() == "1:00 left"
+
+
+def test_a_run_ends_with_where_its_time_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, stream = Clock(monkeypatch), io.StringIO()
+    lines = Lines(stream)
+    lines.begin([*JOBS, Weighed(name="w")], {**NAMES, Weighed(name="w").key: "weighed w"}, cached=0, slots=2)
+    for job in JOBS[:2]:
+        lines.started(job, "cpu")
+        lines.finished(job, "done", 30.0, "")
+    lines.finished(Weighed(name="w"), "done", 120.0, "")
+    time.now += 100
+    lines.end()
+    told = stream.getvalue().splitlines()[-1]
+    assert told == "1:40 in all, 2 slots busy for 90 %: 2:00 in 1 × Weighed, 1:00 in 2 × Nothing"
+    idle = Lines(stream := io.StringIO())
+    idle.begin([], {}, cached=3, slots=2)
+    idle.end()
+    assert stream.getvalue() == ""
 
 
 def test_bars_show_jobs_and_leave_a_line_each() -> None:

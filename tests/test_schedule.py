@@ -3,17 +3,34 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_jobs import Counted, Crasher, Echo, Failing, Full, Halting, Loader, NaN, Nothing, Random, Sleeper, Timing
+from engine_jobs import (
+    Counted,
+    Crasher,
+    Echo,
+    Failing,
+    Full,
+    Halting,
+    Loader,
+    NaN,
+    Nothing,
+    Random,
+    Sleeper,
+    Timing,
+    Weighed,
+)
 
 from benchsuite.engine import schedule
+from benchsuite.engine.alone import LOCK, machine
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
+from benchsuite.engine.times import TIMES
 from benchsuite.engine.worker import Place
 from benchsuite.errors import InputError, Interrupted
 
@@ -86,6 +103,66 @@ def test_a_worker_that_dies_is_replaced_and_its_job_resumed_once(store: Store) -
     assert "its worker died 2 times (SIGSEGV)" in outcome.results[always.key].message
     assert "crasher once: its worker died (SIGSEGV); going on from its last checkpoint" in notes.getvalue()
     assert "Segmentation fault" in (store.partial(always.key) / "job.log").read_text()
+
+
+def test_a_job_that_gets_further_each_time_is_gone_on_with(store: Store) -> None:
+    job = Crasher(name="on", times=4, further=True)
+    assert statuses(go([job], store)) == ["done"] and out(store, job) == "survived"
+
+
+def test_the_longest_goes_first(store: Store, tmp_path: Path) -> None:
+    """By what the store knows of their like, else by effort; a chain counts as a whole."""
+    first = [Weighed(name=f"{n}", weight=float(n), trace=str(tmp_path)) for n in (1, 5, 3)]
+    behind = Weighed(name="behind", weight=9.0, trace=str(tmp_path), after=first[0])
+    go([*first, behind], store)
+
+    def order() -> list[str]:
+        began = {file.name: float(file.read_text().split()[-1]) for file in tmp_path.iterdir() if file.is_file()}
+        return sorted(began, key=began.__getitem__)
+
+    assert order() == ["1", "behind", "5", "3"]
+    again = [Weighed(name=job.name, weight=job.weight, trace=str(tmp_path), seed=1) for job in first]
+    lines = (store.root / TIMES).read_text().splitlines()
+    told = {line["alike"]: line for line in map(json.loads, lines)}
+    assert set(told) == {job.alike for job in (*again, behind)}, "other seeds take as long"
+    forged = [told[job.alike] | {"seconds": seconds} for job, seconds in zip(again, (7.0, 8.0, 9.0), strict=True)]
+    (store.root / TIMES).write_text("torn {\n" + "".join(f"{json.dumps(line)}\n" for line in forged))
+    for file in tmp_path.iterdir():
+        file.unlink() if file.is_file() else None
+    go(again, store)
+    assert order() == ["3", "5", "1"]
+
+
+def test_a_timing_waits_for_other_runs_of_the_machine(store: Store, tmp_path: Path) -> None:
+    holding, notes = threading.Event(), io.StringIO()
+
+    def another_run() -> None:
+        with machine(alone=False) as free:
+            assert free
+            holding.set()
+            time.sleep(3.0)
+
+    thread = threading.Thread(target=another_run)
+    thread.start()
+    holding.wait(10)
+    with machine(alone=False) as beside, machine(alone=True) as alone:
+        assert beside and not alone
+    started, timing = time.monotonic(), Timing(name="t", trace=str(tmp_path))
+    assert statuses(go([timing], store, progress=Lines(notes))) == ["done"]
+    assert time.monotonic() - started > 2.0
+    assert "timing t: waiting for all other jobs on this machine to end" in notes.getvalue()
+    thread.join()
+    with machine(alone=True) as alone, machine(alone=False) as beside:
+        assert alone and not beside
+
+
+def test_without_a_lock_timings_are_refused_and_others_done(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOCK, str(tmp_path / "none" / "lock"))
+    outcome = go([Nothing(name="n"), Timing(name="t", trace=str(tmp_path))], store)
+    assert statuses(outcome) == ["done", "failed"] and outcome.exit_code == 2
+    assert "cannot be locked (No such file or directory), and a timing must have" in outcome.failures[0].message
 
 
 def test_an_edited_input_is_an_error_of_the_user(store: Store) -> None:

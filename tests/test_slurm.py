@@ -53,6 +53,8 @@ ROOT = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
         (NFS.format("nolock"), "(nolock)"),
         ("40 35 0:9 / /data rw - lustre mgs:/fs rw,localflock", "(localflock)"),
         ("40 35 0:9 / /data rw - lustre mgs:/fs rw,flock", ""),
+        ("40 35 0:9 / /data rw - cifs //server/share rw,nobrl", "cifs mounted with locks that hold on one host only"),
+        ("40 35 0:9 / /data rw - fuse.sshfs server: rw,user_id=0", "it is on fuse.sshfs, whose locks hold on one host"),
         ("40 35 0:9 / /data/other rw - nfs server:/x rw,nolock", ""),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import os
 import time
 
 import pytest
@@ -107,7 +108,8 @@ def test_a_detector_is_timed_on_one_batch_after_the_other(tmp_path):
     assert len(samples["forward"]["values_ms"]) == len(samples["latency"]["values_ms"]) == 4
     assert samples["frames"] == [[32, 48], [32, 64]] and samples["image_ids"] == [[0, 1], [0, 1]]
     under = {"precision": "fp32", "tf32": {"matmul": False, "cudnn": False}}
-    assert context.ran_under == under | conditions("cpu")
+    busy = context.ran_under.pop("other_busy_cores")
+    assert context.ran_under == under | conditions("cpu") and 0 <= busy <= (os.cpu_count() or 1) + 0.5
 
 
 def test_times_say_what_they_were_taken_under(monkeypatch):

@@ -109,6 +109,17 @@ class Job(Part):
         """Hash of the form: equal keys are the same work."""
         return content_key(self.form)
 
+    @cached_property
+    def alike(self) -> str:
+        """Hash of the form without seeds: jobs in which it is equal take about as long."""
+        own = {name: value for name, value in self.form.items() if name not in ("seed", "inputs")}
+        return content_key({**own, "inputs": {name: job.alike for name, job in self.inputs.items()}})
+
+    @property
+    def effort(self) -> float:
+        """How much work it is beside others of its kind, in any unit."""
+        return 1.0
+
     @property
     def product(self) -> str:
         """The file or folder of the artifact that is made for the user; none by default."""

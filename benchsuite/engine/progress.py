@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # at least between two plain lines of a job
 LINE_FRACTION = 0.1  # of the job, after which a plain line is due
+SUMMARY_SECONDS = 1.0  # of work, after which a run ends with where its time went
 LINE_PATIENCE = 60.0  # after which a plain line is due however little was done
+RUN_SECONDS = 300.0  # between two plain lines on the whole run
 
 
 @dataclass
@@ -35,20 +37,36 @@ class Running:
         """Seconds to the end at the pace since the first report (a resumed job starts in the middle)."""
         if self.first is None or self.last is None or self.last.done <= self.first.done or not self.last.total:
             return None
-        pace = (time.monotonic() - self.since) / (self.last.done - self.first.done)
-        return pace * (self.last.total - self.last.done)
+        return self._pace(self.first, self.last) * (self.last.total - self.last.done)
+
+    def whole(self) -> float | None:
+        """Seconds that all of it would take at that pace; None where `left` is."""
+        if self.left() is None:
+            return None
+        assert self.first is not None and self.last is not None
+        return self._pace(self.first, self.last) * self.last.total
+
+    def _pace(self, first: Progress, last: Progress) -> float:
+        return (time.monotonic() - self.since) / (last.done - first.done)
 
 
 class Reporter:
     """Follows a run and shows nothing. The scheduler calls its methods in one thread."""
 
-    def begin(self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int) -> None:
-        """A run starts: `jobs`, called `names` by key, are to be done, `cached` others are in the store."""
+    def begin(
+        self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int,
+        expected: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """A run starts: `jobs`, called `names` by key, are to be done, `cached` others are in the store. `expected` are
+        seconds by key, of jobs whose like was done before."""
         self.names, self.cached, self.slots = names, cached, slots
+        self.expected = expected or {}
         self.waiting = {job.key: job for job in jobs}
         self.running: dict[str, Running] = {}
         self.total, self.settled = len(jobs) + cached, cached
-        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
+        self.paces: dict[str, tuple[float, int]] = {}
+        self.spent: defaultdict[str, list[float]] = defaultdict(list)
+        self.begun = time.monotonic()
 
     def started(self, job: Job, device: str) -> None:
         """A worker begins with `job`."""
@@ -73,7 +91,9 @@ class Reporter:
         self.running.pop(job.key, None)
         self.settled += 1
         if status == "done":
-            self.seconds[job.kind()].append(seconds)
+            paces, count = self.paces.get(job.kind(), (0.0, 0))
+            self.paces[job.kind()] = paces + seconds / self._base(job), count + 1
+            self.spent[job.work].append(seconds)
 
     def note(self, text: str) -> None:
         """Something worth a line."""
@@ -82,26 +102,60 @@ class Reporter:
         """Called a few times a second."""
 
     def end(self) -> None:
-        """The run is over."""
+        """The run is over: says where its time went."""
+        if sum(map(sum, self.spent.values())) >= SUMMARY_SECONDS:
+            self.note(self._summary())
+
+    def _summary(self) -> str:
+        sums = sorted(((sum(spent), work, len(spent)) for work, spent in self.spent.items()), reverse=True)
+        parts = [f"{clock(seconds)} in {count} × {work}" for seconds, work, count in sums]
+        whole = max(time.monotonic() - self.begun, 1e-9)
+        busy = min(1.0, sum(seconds for seconds, _, _ in sums) / (whole * self.slots))
+        slots = "the slot" if self.slots == 1 else f"{self.slots} slots"
+        return f"{clock(whole)} in all, {slots} busy for {100 * busy:.0f} %: {', '.join(parts)}"
 
     def left(self) -> float | None:
-        """Seconds to the end of the run, from jobs of the same kinds that are done; None while one has no example."""
-        total = 0.0
-        for running in self.running.values():
-            own, typical = running.left(), self._typical(running.job)
-            if own is None and typical is None:
-                return None
-            total += own if own is not None else max(0.0, (typical or 0.0) - (time.monotonic() - running.since))
-        for job in self.waiting.values():
-            typical = self._typical(job)
-            if typical is None:
-                return None
-            total += typical
-        return total / max(1, min(self.slots, len(self.running) + len(self.waiting)))
+        """Seconds to the end of the run: from how far running jobs are, and for others from their like in this run and
+        in earlier ones. What has no example counts nothing (see `ahead`); None where nothing has one."""
+        return self._together(self._each())
+
+    def ahead(self) -> str:
+        """`left` for people: `3:05 left`, or `at least 3:05 left` while some job has no example; "" if none has."""
+        each = self._each()
+        left = self._together(each)
+        return f"{'at least ' if None in each else ''}{clock(left)} left" if left else ""
+
+    def _together(self, each: Sequence[float | None]) -> float | None:
+        known = [seconds for seconds in each if seconds is not None]
+        return max(sum(known) / max(1, min(self.slots, len(each))), *known) if known else None
+
+    def _each(self) -> list[float | None]:
+        """Seconds to the end of each job that is not finished."""
+        return [*map(self._rest, self.running.values()), *map(self._typical, self.waiting.values())]
+
+    def _rest(self, running: Running) -> float | None:
+        own, typical = running.left(), self._typical(running.job)
+        if own is not None or typical is None:
+            return own
+        return max(0.0, typical - (time.monotonic() - running.since))
 
     def _typical(self, job: Job) -> float | None:
-        known = self.seconds.get(job.kind())
-        return sum(known) / len(known) if known else None
+        """Seconds of a whole job."""
+        if job.kind() in self.paces:
+            paces, count = self.paces[job.kind()]
+            return paces / count * self._base(job)
+        if job.key in self.expected:
+            return self.expected[job.key]
+        alike = [
+            whole / self._base(running.job)
+            for running in self.running.values()
+            if running.job.kind() == job.kind() and (whole := running.whole()) is not None
+        ]
+        return sum(alike) / len(alike) * self._base(job) if alike else None
+
+    def _base(self, job: Job) -> float:
+        """What seconds are compared by, among jobs of a kind."""
+        return self.expected.get(job.key) or job.effort or 1.0
 
     def _closing(self, job: Job, status: str, seconds: float, message: str) -> str:
         text = f"[{self.settled}/{self.total}] {status} {self.names[job.key]}"
@@ -116,6 +170,7 @@ class Lines(Reporter):
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.said: dict[str, tuple[float, int]] = {}
+        self.due = time.monotonic() + LINE_PATIENCE
 
     @override
     def started(self, job: Job, device: str) -> None:
@@ -136,9 +191,15 @@ class Lines(Reporter):
     @override
     def finished(self, job: Job, status: str, seconds: float, message: str) -> None:
         super().finished(job, status, seconds, message)
-        left = self.left() if self.waiting or self.running else None
-        ahead = f", {clock(left)} left" if left else ""
-        self.note(self._closing(job, status, seconds, message) + ahead)
+        ahead = self.ahead()
+        self.note(self._closing(job, status, seconds, message) + (f", {ahead}" if ahead else ""))
+
+    @override
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now >= self.due and (ahead := self.ahead()):
+            self.due = now + RUN_SECONDS
+            self.note(f"[{self.settled}/{self.total}] {ahead}")
 
     @override
     def note(self, text: str) -> None:
@@ -171,9 +232,12 @@ class Bars(Reporter):
         self.live = bars.Progress(text[0], bars.BarColumn(24), text[1], detail, console=console, transient=True)
         self.bars: dict[str, bars.TaskID] = {}
 
-    def begin(self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int) -> None:
-        """Show the run's bar."""
-        super().begin(jobs, names, cached=cached, slots=slots)
+    @override
+    def begin(
+        self, jobs: Sequence[Job], names: Mapping[str, str], *, cached: int, slots: int,
+        expected: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().begin(jobs, names, cached=cached, slots=slots, expected=expected)
         self.whole = self.live.add_task("jobs", total=self.total, completed=cached, count="", detail="")
         self.live.start()
 
@@ -211,13 +275,13 @@ class Bars(Reporter):
 
     def tick(self) -> None:
         """Renew the run's bar."""
-        left = self.left()
-        ahead = f"{clock(left)} left" if left else ""
-        self.live.update(self.whole, completed=self.settled, count=f"{self.settled}/{self.total}", detail=ahead)
+        count = f"{self.settled}/{self.total}"
+        self.live.update(self.whole, completed=self.settled, count=count, detail=self.ahead())
 
     def end(self) -> None:
         """Give the terminal back."""
         self.live.stop()
+        super().end()
 
     def _drop(self, job: Job) -> None:
         if (bar := self.bars.pop(job.key, None)) is not None:

@@ -3,24 +3,35 @@
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
-LOCAL = {"local_lock=flock", "local_lock=all", "nolock"}
+LOCAL = {
+    "nfs": {"local_lock=flock", "local_lock=all", "nolock"},
+    "lustre": {"localflock"},
+    "cifs": {"nobrl"},
+    "smb3": {"nobrl"},
+    "gfs2": {"localflocks", "lock_nolock"},
+    "ocfs2": {"localflocks"},
+}
+"""By file system, the options of its mounts under which `flock` stays on the host."""
+NEVER = ("fuse.sshfs", "fuse.s3fs", "fuse.rclone")
+"""File systems of several hosts that never tell others of a `flock`."""
 
 
 def reach(folder: Path, mounts: Path = MOUNTS) -> str:
     """Why locks below `folder` do not hold between hosts; "" where they do, or the system does not tell.
 
-    NFS hands `flock` to its server unless it is mounted with `local_lock=flock`, `local_lock=all` or `nolock`; Lustre
-    does with `flock` and does not with `localflock`.
+    NFS, for one, hands `flock` to its server unless it is mounted with `local_lock=flock`, `local_lock=all` or
+    `nolock`. BeeGFS tells its clients in a file of its own, and is not looked into.
     """
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     kind, options = _mount(folder.resolve(), lines)
-    if kind.startswith("nfs") and options & LOCAL:
-        return f"it is on {kind} mounted with locks that hold on one host only ({', '.join(sorted(options & LOCAL))})"
-    if kind == "lustre" and "localflock" in options:
-        return "it is on lustre mounted with locks that hold on one host only (localflock)"
+    if kind in NEVER:
+        return f"it is on {kind}, whose locks hold on one host only"
+    found = options & LOCAL.get("nfs" if kind.startswith("nfs") else kind, set())
+    if found:
+        return f"it is on {kind} mounted with locks that hold on one host only ({', '.join(sorted(found))})"
     return ""
 
 

@@ -16,12 +16,14 @@ from benchsuite.engine.environment import cores, environment
 from benchsuite.engine.job import Execution, Job, Progress
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.store import LOG, Store
+from benchsuite.engine.times import Times, longest_first
+from benchsuite.engine.times import place as place_of
 from benchsuite.engine.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
 from benchsuite.errors import InputError, Interrupted
 
 Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
-ATTEMPTS = 2  # of a job whose worker died
-BUSY_SECONDS = 0.2  # until a job that another run works on is tried again
+ATTEMPTS = 2  # of a job whose worker died, and as many more as each gets further than the one before
+BUSY_SECONDS = 0.2, 5.0  # until a job that another run works on is tried again: at first, and at most
 RUN = "BENCH_RUN"
 """Names in the environment the run that several workers of a cluster belong to."""
 TICK_SECONDS = 0.2  # between looks at signals and the clock
@@ -143,10 +145,15 @@ class _Scheduler:
         self.store, self.slots, self.progress, self.task = store, slots, progress, task
         self.names = names
         self.results = {job.key: self._kept(job) for job in jobs if store.artifact(job.key)}
-        self.pending = {job.key: job for job in jobs if job.key not in self.results}
+        todo = [job for job in jobs if job.key not in self.results]
+        self.expected = self._expected(todo)
+        first = longest_first(todo, lambda job: self.expected.get(job.key, job.effort))
+        self.pending = {job.key: job for job in first}
         self.total = len(jobs)
-        self.attempts: dict[str, int] = {}
+        self.deaths: dict[str, list[int]] = {}
+        self.furthest: dict[str, int] = {}
         self.not_before: dict[str, float] = {}
+        self.patience: dict[str, float] = {}
         self.signals = 0
         self.together = os.environ.get(RUN, "")
         self.workers: list[Worker] = []
@@ -158,10 +165,24 @@ class _Scheduler:
             return Result(job, "failed", message=f"{self.names[job.key]}: {error}", exit_code=error.exit_code)
         return Result(job, "cached")
 
+    def _expected(self, jobs: Sequence[Job]) -> dict[str, float]:
+        """Seconds that jobs will take, as far as the store has seen their like."""
+        times, found = Times(self.store.root), {}
+        for job in jobs:
+            its = next((place for place in self.slots.places if self._fits(job, place)), self.slots.places[0])
+            threads = self.slots.cores if job.device_bound else its.threads
+            if (seconds := times.guess(job, place_of(its.device, threads))) is not None:
+                found[job.key] = seconds
+        return found
+
+    def _fits(self, job: Job, place: Place) -> bool:
+        return not self.slots.mixed or job.on_device == (place.device != "cpu")
+
     def run(self) -> Outcome:
         self.progress.begin(
-            list(self.pending.values()), self.names, cached=len(self.results), slots=len(self.slots.places)
-        )
+            list(self.pending.values()), self.names, cached=len(self.results), slots=len(self.slots.places),
+            expected=self.expected,
+        )  # fmt: skip
         if self.pending:
             known = environment(gpu=any(place.device != "cpu" for place in self.slots.places))
             self.workers = [Worker(place, self.store, known) for place in self.slots.places]
@@ -243,29 +264,23 @@ class _Scheduler:
                 worker.send(self.task(job, threads, self.names[job.key]))
 
     def _next(self, place: Place) -> Job | None:
-        """A job that may start on `place`: timings only when nothing else runs on its device, and nothing beside them;
-        what a place on the CPU does is beside everything."""
-        beside = [
-            worker.task.job
-            for worker in self.workers
-            if worker.task and (worker.place.name == place.name or "cpu" in (worker.place.device, place.device))
-        ]
-        if any(job.device_bound for job in beside):
+        """The longest job that may start on `place`: timings only when nothing else runs, and nothing beside them."""
+        running = {worker.task.job.key: worker.task.job for worker in self.workers if worker.task}
+        if any(job.device_bound for job in running.values()):
             return None
-        now = time.monotonic()
-        ready = [
-            job
-            for job in self.pending.values()
-            if (not self.slots.mixed or job.on_device == (place.device != "cpu"))
-            and self._ready(job)
-            and self.not_before.get(job.key, 0.0) <= now
-        ]
-        bound = [job for job in ready if job.device_bound and not beside]
-        return next((job for job in ready if not job.device_bound), next(iter(bound), None))
-
-    def _ready(self, job: Job) -> bool:
-        running = {worker.task.job.key for worker in self.workers if worker.task}
-        return all(needed.key not in self.pending and needed.key not in running for needed in job.inputs.values())
+        now, bound = time.monotonic(), None
+        for job in self.pending.values():
+            if (
+                (job.device_bound and (bound or running))
+                or not self._fits(job, place)
+                or self.not_before.get(job.key, 0.0) > now
+                or any(needed.key in self.pending or needed.key in running for needed in job.inputs.values())
+            ):
+                continue
+            if not job.device_bound:
+                return job
+            bound = job
+        return bound
 
     def _listen(self) -> None:
         waitable = [thing for worker in self._running() for thing in worker.waitable()]
@@ -302,17 +317,22 @@ class _Scheduler:
         match answer:
             case Started():
                 self.progress.started(job, worker.place.name)
-            case Progress():
+            case Progress(done):
+                self.furthest[job.key] = max(done, self.furthest.get(job.key, 0))
                 self.progress.progressed(job, answer)
             case Done(seconds, cached):
                 self._finish(worker, "cached" if cached else "done", seconds)
-            case Busy():
+            case Busy(why):
                 self._again(worker)
-                if job.key not in self.not_before:
-                    self.progress.note(f"{self.names[job.key]}: waiting for another run that works on it")
-                self.not_before[job.key] = time.monotonic() + BUSY_SECONDS
+                if job.key not in self.patience:
+                    self.progress.note(f"{self.names[job.key]}: {why}")
+                first, most = BUSY_SECONDS
+                pause = self.patience[job.key] = min(most, self.patience.get(job.key, first / 2) * 2)
+                self.not_before[job.key] = time.monotonic() + pause
             case Failed(message, exit_code):
                 self._finish(worker, "failed", message=message, exit_code=exit_code)
+                if worker.place.device != "cpu":  # after some errors a process can use its GPU no more
+                    worker.end()
             case Stopped():
                 self._stopped(worker)
             case None:
@@ -348,14 +368,15 @@ class _Scheduler:
     def _died(self, worker: Worker, how: str) -> None:
         assert worker.task is not None
         job = worker.task.job
-        attempt = self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
+        deaths = self.deaths.setdefault(job.key, [])
+        deaths.append(self.furthest.get(job.key, 0))
         if self.signals:
             self._finish(worker, "interrupted")
-        elif attempt < ATTEMPTS:
+        elif len(deaths) < ATTEMPTS or (deaths[-1] > deaths[-2] and self.store.begun(job.key)):
             self._again(worker)
             self.progress.note(f"{self.names[job.key]}: its worker died ({how}); going on from its last checkpoint")
         else:
             hint = "; perhaps memory ran out: lower the batch or --slots" if how == "SIGKILL" else ""
             log = self.store.partial(job.key) / LOG
-            message = f"its worker died {attempt} times ({how}){hint} (log: {log})"
+            message = f"its worker died {len(deaths)} times ({how}){hint} (log: {log})"
             self._finish(worker, "failed", message=message, exit_code=1)

@@ -75,6 +75,11 @@ class Store:
                 raise _changed(artifact, f"{path}: was changed after it was written (its hash differs)")
         return artifact
 
+    def begun(self, key: str) -> bool:
+        """Whether a checkpoint, or anything else to go on from, is left of an unfinished job."""
+        folder = self.partial(key)
+        return folder.is_dir() and not {path.name for path in folder.iterdir()} <= {LOG, PROGRESS, FAILED}
+
     def record(self, key: str) -> Mapping[str, Json]:
         """What `artifact.json` says: key, job, label, inputs, device, threads, seconds, environment, files."""
         return _read_record(Artifact(key, self.folder(key)))

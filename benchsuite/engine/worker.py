@@ -25,6 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
+from benchsuite.engine import times
+from benchsuite.engine.alone import machine
 from benchsuite.engine.environment import determinism, tidy
 from benchsuite.engine.job import Context, Execution, Job, Progress
 from benchsuite.engine.store import LOG, PROGRESS, Store
@@ -78,7 +80,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Busy:
-    """Another run works on this job."""
+    """The job cannot be done yet: why, for the user."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -260,11 +264,15 @@ def _answer(
     job, key = task.job, task.job.key
     log = store.partial(key) / LOG
     try:
-        with store.lock(key) as mine:
+        with store.lock(key) as mine, machine(alone=job.device_bound) as free:
             if not mine:
-                return Busy()
+                return Busy("waiting for another run that works on it")
             if store.artifact(key) is not None:
                 return Done(0.0, cached=True)
+            if not free:
+                what = "all other jobs" if job.device_bound else "a timing"
+                return Busy(f"waiting for {what} on this machine to end")
+            anew = not store.begun(key)
             pipe.send(Started())
             inputs = {name: store.verified(needed.key) for name, needed in job.inputs.items()}
             with store.explained(), store.scratch(key) as folder:
@@ -293,6 +301,8 @@ def _answer(
                     "environment": environment,
                 }
                 store.publish(key, folder, record)
+                if anew:
+                    times.note(store.root, job, times.place(place.device, task.threads), seconds)
         return Done(seconds)
     except Interrupted:
         return Stopped()

@@ -3,7 +3,8 @@
 import ctypes
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +130,7 @@ def time_detector(
 
     height, width = placed[0].images.shape[-2:]
     out_of_memory = memory(f"timing {timing.batch} of {height}x{width}", "lower timing.batch or the input")
-    with out_of_memory, arithmetic(context, timing.precision), autotuner(context):
+    with out_of_memory, arithmetic(context, timing.precision), autotuner(context), _beside(context):
         context.ran_under.update(conditions(context.device))
         passes, latencies = interleaved((forward, whole), context.device, timing.warmup, timing.repeats)
         found = [int((whole(number).labels >= 0).sum()) for number in range(min(len(placed), timing.repeats))]
@@ -154,6 +155,26 @@ def time_detector(
 def _summary(name: str, samples: Samples) -> dict[str, float]:
     low, middle, high = samples.quartiles
     return {f"{name}_ms": middle, f"{name}_ms_q1": low, f"{name}_ms_q3": high, f"{name}_s": middle / 1000}
+
+
+@contextmanager
+def _beside(context: Context) -> Iterator[None]:
+    """Put on record how many cores other processes kept busy meanwhile; nothing where the system does not tell."""
+    before, start = _others(), perf_counter_ns()
+    yield
+    after, seconds = _others(), (perf_counter_ns() - start) / 1e9
+    if before is not None and after is not None:
+        context.ran_under["other_busy_cores"] = round(max(0.0, after - before) / seconds, 2)
+
+
+def _others() -> float | None:
+    """CPU seconds that all processes but this one have used since the machine started."""
+    with suppress(OSError, ValueError, IndexError):
+        # user nice system idle iowait irq softirq steal
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]]
+        own = os.times()
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    return None
 
 
 def conditions(device: str) -> dict[str, Json]:

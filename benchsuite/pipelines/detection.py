@@ -30,7 +30,7 @@ from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.steps import Difference, Evaluation, Resampling, Scoring, Training
 from benchsuite.pipelines.submit import Submission
-from benchsuite.settings import Json
+from benchsuite.settings import Json, once
 
 
 class Design(Job):
@@ -70,6 +70,12 @@ class Train(Training):
     @override
     def label(self) -> str:
         return f"train {f'{self.model.adjective} ' if isinstance(self.model, Design) else ''}seed {self.seed}"
+
+    @property
+    @override
+    def effort(self) -> float:
+        height, width = self.input.frame
+        return super().effort * height * width
 
     @override
     def require(self) -> None:
@@ -305,6 +311,7 @@ class Detection(Pipeline):
             settings["model"] = self.network(seed)
         return kind(**settings | changes)
 
+    @once
     def predict(self, seed: int) -> Predict:
         """The row's detections for one seed."""
         return self.predict_on(self.data.cut("val"), seed)

@@ -35,6 +35,11 @@ class Training(Job):
     def label(self) -> str:
         return f"train seed {self.seed}"
 
+    @property
+    @override
+    def effort(self) -> float:
+        return float((self.solver.iterations - self.done_before) * self.solver.batch)
+
     def do(self, context: Context) -> None:
         """Build from the seed, then train; the same seed gives the same start to every row."""
         import torch
