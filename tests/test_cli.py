@@ -60,7 +60,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
     assert found == {
         "list": ["--json"],
         "show": ["--json"],
-        "plan": sorted([*source, "--device", "--json", "--rows"]),
+        "plan": sorted([*source, "--device", "--json", "--rows", "--timed-on"]),
         "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(
             [
@@ -81,6 +81,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
                 "--slots",
                 "--slurm",
                 "--time",
+                "--timed-on",
                 "--workers",
             ]
         ),

@@ -87,6 +87,8 @@ def test_timings_are_planned_for_the_device_they_run_on(recipe: Recipe, monkeypa
         assert (plan.device, time.device) == (device, f"the name of {device}")
         keys.append(time.key)
     assert keys[0] != keys[1]
+    elsewhere = make_plan([timed], "smoke", rows=["baseline"], device="cpu", timed_on="the name of cuda:1")
+    assert [job.key for job in elsewhere.jobs.values() if isinstance(job, Time)] == keys[1:]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_prune_stops_at_results_it_cannot_read(store: Store, results: Path) -> N
         unneeded(store, results)
 
 
+def test_prune_asks_where_the_results_are(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no results file, so nothing says what is needed"):
+        unneeded(store, tmp_path / "elsewhere")
+    assert len(unneeded(store, tmp_path / "elsewhere", everything=True)) == 3
+
+
 def test_verify_reads_everything(store: Store) -> None:
     assert list(damaged(store)) == []
     file = store.folder(C.key) / "out.txt"

@@ -53,6 +53,9 @@ Form = Literal["png", "pdf", "svg"]
 Device = Annotated[
     str, typer.Option(envvar="BENCH_DEVICE", help="cpu, cuda, cuda:N, or auto: CUDA where there is one.")
 ]
+TimedOn = Annotated[
+    str, typer.Option("--timed-on", help="Take the timings of the device of this name, as results files have it.")
+]
 
 
 def split(option: str, text: str) -> list[str]:
@@ -81,7 +84,7 @@ def target_of(verb: str, text: str) -> tuple[str, str]:
 
 def planned_of(
     ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
-    device: str = "auto",
+    device: str = "auto", timed_on: str = "",
 ) -> "Plan":  # fmt: skip
     """The plan that a verb's options ask for."""
     from benchsuite.recipe.recipe import select
@@ -91,8 +94,9 @@ def planned_of(
         os.environ["BENCH_DATA"] = str(data_root)
     recipes = select(ids)
     return make_plan(
-        recipes, tier, rows=split("--rows", rows), seeds=seeds_of(seeds), data=data, overrides=sets or (), device=device
-    )
+        recipes, tier, rows=split("--rows", rows), seeds=seeds_of(seeds), data=data, overrides=sets or (),
+        device=device, timed_on=timed_on,
+    )  # fmt: skip
 
 
 Out = Annotated[Path, typer.Option(help="Folder of the results files that say what is needed.")]

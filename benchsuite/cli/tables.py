@@ -19,6 +19,7 @@ from benchsuite.cli.options import (
     Sets,
     StoreDir,
     Tier,
+    TimedOn,
     app,
     complete,
     planned_of,
@@ -62,7 +63,7 @@ def show(recipe: Id, as_json: Json = False) -> None:
 @app.command()
 def plan(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
-    sets: Sets = None, store: StoreDir = None, device: Device = "auto", as_json: Json = False,
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the jobs that a run would do and which of them are done already.
 
@@ -71,7 +72,7 @@ def plan(
     from benchsuite.engine.store import Store
     from benchsuite.verbs.listing import plan_form, print_plan
 
-    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
+    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on), Store(store)
     print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
 
 
@@ -98,7 +99,7 @@ def inspect(
 @app.command()
 def run(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
-    sets: Sets = None, store: StoreDir = None, device: Device = "auto",
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "",
     slots: Annotated[int | None, typer.Option(help="Jobs at once: per GPU, or sharing the CPU's cores.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("results"),
     name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
@@ -136,7 +137,7 @@ def run(
 
     if executor == "local":
         warm()  # workers load torch while this process plans
-    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device), Store(store)
+    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on), Store(store)
     print_plan(planned, kept, to_stderr=as_json)
     if executor == "slurm":
         from benchsuite.verbs.slurm import Cluster, arguments_of, submit

@@ -5,13 +5,16 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from benchsuite.data.files import roots
-from benchsuite.engine.environment import gpus, version
+from benchsuite.engine.environment import cores, gpus, version
+from benchsuite.engine.reach import reach
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError
 from benchsuite.settings import Json
@@ -25,6 +28,13 @@ LAYOUTS = {
     "ImageNet": ("imagenet", ("val",)),
 }
 FREE_BYTES = 2 << 30
+SHARED = Path("/dev/shm")
+SHARED_BYTES = 1 << 30
+"""What eight loaders hold ahead: two batches each of 16 images of 800x1344, a byte a value."""
+EATEN = 50.0
+"""Images a second of which one GPU makes a training step: RetinaNet-R50 at 800x1333, bfloat16, on the fastest of today;
+Detectron2's model zoo has 10 on a V100 (0.2053 s for 16 images on eight)."""
+DECODING_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ def doctor(store: Path | None = None) -> list[Check]:
     """Look at versions, torch and torchvision together, GPUs, data, weights and the store; loads torch."""
     kept = Store(store)
     return [*_check_versions(), _check_pair(), _check_gpu(), _check_evaluator(), *_check_data(), _check_weights(),
-            _check_package(), _check_store(kept), _check_space(kept)]  # fmt: skip
+            _check_package(), _check_store(kept), _check_locks(kept), _check_space(kept), _check_shared(),
+            _check_decoding()]  # fmt: skip
 
 
 def _check_versions() -> Iterator[Check]:
@@ -124,6 +135,55 @@ def _check_space(store: Store) -> Check:
     folder = store.root if store.root.is_dir() else Path()
     free = shutil.disk_usage(folder).free
     return Check("disk", free >= FREE_BYTES, f"{free / (1 << 30):.1f} GiB free", "free some space, or use --store")
+
+
+def _check_locks(store: Store) -> Check:
+    told = reach(store.root)
+    cure = "run from one host at a time, or use a store on a file system with locks between hosts"
+    return Check("locks", not told, told or "hold wherever the store is seen, as far as the system tells", cure, False)
+
+
+def _check_shared(folder: Path = SHARED) -> Check:
+    """Loader processes hand their batches over in shared memory, of which containers have 64 MiB unless told."""
+    if not folder.is_dir():
+        return Check("shared memory", True, "no folder for it: loaders use files")
+    free = shutil.disk_usage(folder).free
+    cure = "loaders may die (`Bus error`): start the container with --shm-size=8g or --ipc=host, or use --loaders 0"
+    return Check("shared memory", free >= SHARED_BYTES, f"{free / (1 << 30):.1f} GiB free", cure, needed=False)
+
+
+def _check_decoding() -> Check:
+    """What loaders can make of JPEGs, against what the GPUs here would train of."""
+    rate, many = _decoded(), cores()
+    wanted = EATEN * len(gpus())
+    found = f"{rate:.0f} images/s on one core, {rate * many:.0f} on {many}; a GPU trains of up to {EATEN:.0f}"
+    cure = f"the GPUs here may wait for images ({wanted:.0f} a second); give the machine or the job more cores"
+    return Check("decoding", rate * many >= wanted, found, cure, needed=False)
+
+
+def _decoded() -> float:
+    """JPEGs of COCO's size that one core decodes and resizes in a second, as the paper tiers do."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from benchsuite.data.images import read_image
+    from benchsuite.data.transforms import ShortSide
+
+    coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    threads, resize, count = torch.get_num_threads(), ShortSide(short=800, long=1333), 0
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "picture.jpg"
+            Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(file, quality=90)
+            start = time.perf_counter()
+            while (seconds := time.perf_counter() - start) < DECODING_SECONDS:
+                resize.apply(read_image(file))
+                count += 1
+    finally:
+        torch.set_num_threads(threads)
+    return count / seconds
 
 
 def _tried(name: str, attempt: Callable[[], str], cure: str) -> Check:

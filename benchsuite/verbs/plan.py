@@ -127,16 +127,17 @@ def make_plan(
     data: Path | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
+    timed_on: str = "",
 ) -> Plan:
     """Resolve the rows to run (all by default) and list their jobs.
 
     `data` is a folder whose dataset replaces the recipe's, `overrides` are `path=value` texts, `device` is where it
-    will run: timings are kept under its name.
+    will run: timings are kept under its name, or are those that were taken on the device named `timed_on`.
     InputError names file, line and key of what does not fit; two rows of a recipe that come out equal are an error
     unless the recipe says `same_as`.
     """
     look = None if data is None else _looking_into(data, overrides)
-    named = device_name(device)
+    named = timed_on or device_name(device)
     planned: list[PlannedRow] = []
     for recipe in recipes:
         chosen = [row for row in recipe.rows if row.role == "run" and (not rows or row.id in rows)]

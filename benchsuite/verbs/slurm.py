@@ -139,9 +139,11 @@ def submit(plan: Plan, store: Store, cluster: Cluster, arguments: Sequence[str])
     except Exception as error:  # submitit's own errors have no base of their own
         raise InputError(f"--executor slurm: {type(error).__name__}: {_in_short(error)}") from None
     many = "worker" if workers == 1 else "workers"
+    timings = "; timings are of the node that takes them, and --timed-on its device's name takes them into tables here"
     return (
         f"queued {workers} {many} as {array}: see `squeue -j {array}` and `bench status --store {store.root}`; logs "
         f"are in {folder}; results come as without --executor, and that same command then tells what came out"
+        + (timings if any(job.device_bound for job in pending) else "")
     )
 
 

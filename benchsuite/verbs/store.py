@@ -80,7 +80,10 @@ def damaged(store: Store) -> Iterator[str]:
 
 def unneeded(store: Store, results: Path, everything: bool = False) -> list[Path]:
     """What can go: finished jobs that no results file in `results` names (`everything`: also those), and checkpoints
-    of jobs on which nobody works."""
+    of jobs on which nobody works. InputError where `results` holds no results file: then this is not known."""
+    if not everything and not any(results.glob("*.json")):
+        raise InputError(f"{results}: holds no results file, so nothing says what is needed; name the folder that has "
+                         "them with --out, or delete all with --all")  # fmt: skip
     needed = set() if everything else named(store, results)
     found = [store.folder(key) for key in keys(store) if key not in needed]
     partial = store.root / "partial"
