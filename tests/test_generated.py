@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from benchsuite.data.generated import Generated
 from benchsuite.data.scenes.catalogue import CLASSES, DISCS, SHAPES, area
 from benchsuite.data.scenes.draw import Window, coverage
-from benchsuite.data.scenes.grid import Grid, Placed
+from benchsuite.data.scenes.grid import Raster, Placed
 from benchsuite.data.scenes.layout import Rules, annotated, compose
 
 GOLDEN = "66f26bc1ec671dfc9372c6b0891b6c9708c72f97f9554bd1b781c236680e7817"
@@ -105,7 +105,7 @@ def test_coverage_equals_counting_points_inside_the_polygon() -> None:
 
 
 def test_grid_mask_equals_testing_every_cell() -> None:
-    grid = Grid(100, 128, 4.0)
+    grid = Raster(100, 128, 4.0)
     for name, turn in (("star", 3), ("banana", 7), ("heart", 0)):
         thing = Placed(name, 2, turn, 34.0, 60.3, 48.9, (0, 0, 0))
         shape = SHAPES[name]

@@ -64,7 +64,7 @@ def spans(name: str, variant: int, turn: int) -> tuple[tuple[tuple[float, float]
     return tuple(tuple(zip(line[::2], line[1::2], strict=True)) for line in ordered)
 
 
-class Grid:
+class Raster:
     """Cells of `cell` pixels over an image; bit `row * columns + column` of a mask is one of them."""
 
     def __init__(self, height: int, width: int, cell: float):

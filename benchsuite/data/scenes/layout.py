@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchsuite.data.scenes.catalogue import CLASSES, CLUTTER, DISCS, GROUNDS, ON, PALE, PALETTE, SHAPES, area, extent
 from benchsuite.data.scenes.draws import LAYOUT, Draws, raw_bits
-from benchsuite.data.scenes.grid import Box, Grid, Guard, Placed
+from benchsuite.data.scenes.grid import Box, Raster, Guard, Placed
 from benchsuite.data.scenes.shapes import COSINES, RGB, TURNS, VARIANTS
 
 # Objects wanted per image, equally likely; after those that find no place a mean of 7 and a long tail, as in COCO.
@@ -83,7 +83,7 @@ class Composer:
     def __init__(self, rules: Rules, draws: Draws):
         self.rules, self.draws = rules, draws
         self.unit = math.sqrt(rules.height * rules.width) / 256
-        self.grid = Grid(rules.height, rules.width, 4 * self.unit)
+        self.grid = Raster(rules.height, rules.width, 4 * self.unit)
         self.ground = draws.pick(GROUNDS)
         self.hosts: list[Placed] = []
         self.clutter: list[Placed] = []
