@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from benchsuite.data.generated import Generated
 from benchsuite.data.scenes.catalogue import CLASSES, DISCS, SHAPES, area
 from benchsuite.data.scenes.draw import Window, coverage
-from benchsuite.data.scenes.grid import Raster, Placed
+from benchsuite.data.scenes.grid import Placed, Raster
 from benchsuite.data.scenes.layout import Rules, annotated, compose
 
 GOLDEN = "66f26bc1ec671dfc9372c6b0891b6c9708c72f97f9554bd1b781c236680e7817"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchsuite.data.scenes.catalogue import CLASSES, CLUTTER, DISCS, GROUNDS, ON, PALE, PALETTE, SHAPES, area, extent
 from benchsuite.data.scenes.draws import LAYOUT, Draws, raw_bits
-from benchsuite.data.scenes.grid import Box, Raster, Guard, Placed
+from benchsuite.data.scenes.grid import Box, Guard, Placed, Raster
 from benchsuite.data.scenes.shapes import COSINES, RGB, TURNS, VARIANTS
 
 # Objects wanted per image, equally likely; after those that find no place a mean of 7 and a long tail, as in COCO.
