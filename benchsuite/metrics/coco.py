@@ -16,13 +16,15 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionSet, Masks
+from benchsuite.metrics import tide
 from benchsuite.metrics.coco_matching import THRESHOLDS, judged, rles
 from benchsuite.metrics.judged import Floats, average_precisions, mean, recalls
-from benchsuite.metrics.metric import Found, Metric, per_class, percent
+from benchsuite.metrics.metric import Found, Metric, parts_of, per_class, percent
 from benchsuite.settings import Json
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SIZES = ("", "s", "m", "l")
+SIZE_NAMES = ("small", "medium", "large")
 LIMITS = (1, 10, 100)
 POINTS = 101  # recalls
 
@@ -131,6 +133,24 @@ class Coco(Metric):
         limit, most = self.limits[cut.limit], self.limits[-1]
         seen = judged(data, found, (low, high), limit, most, self.truth(data)).at(cut.thresholds)
         return 100 * mean(recalls(seen, weights) if cut.recall else average_precisions(seen, weights, POINTS))
+
+    @override
+    def parts(self, data: DetectionSet, found: Found, weights: Floats) -> dict[str, Floats]:
+        found.check(data)
+        most, masks = self.limits[-1], self.truth(data)
+
+        def each(area: list[float]) -> Floats:
+            told = judged(data, found, (area[0], area[1]), most, most, masks)
+            return average_precisions(told, weights, POINTS)
+
+        whole, *sizes = self.areas
+        errors, seen = tide.costs(data, found, most, POINTS, weights, masks), each(whole)
+        strict = {f"overlap/IoU {THRESHOLDS[t]:.1f}": 100 * mean(seen[t]) for t in range(0, len(THRESHOLDS), 2)}
+        return (
+            parts_of(self.of_classes, seen, data, errors)
+            | strict
+            | {f"size/{name}": 100 * mean(each(area)) for name, area in zip(SIZE_NAMES, sizes, strict=True)}
+        )
 
     def truth(self, data: DetectionSet) -> Masks | None:
         """The true masks, where it is masks that overlap; None for boxes."""

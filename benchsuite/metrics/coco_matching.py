@@ -2,6 +2,8 @@
 once: what a bootstrap over images resamples. The score itself is an evaluator's (`coco.Coco`); a test holds them equal.
 """
 
+from dataclasses import dataclass
+
 import hotcoco
 import numpy as np
 from hotcoco.primitives import mask_iou
@@ -16,31 +18,54 @@ from benchsuite.metrics.overlap import Pairs, iou, owners, pairs
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
+@dataclass(frozen=True)
+class Matching:
+    """Which true box each of D detections takes, by class, falling score, image id and their own order.
+
+    rows     int64 [D]      of the detections
+    ranks    int64 [D]      in image and class
+    boxes    int64 [T, D]   row of the box at each of `THRESHOLDS`, -1 for none
+    ignored  bool [boxes]   what is found there counts neither way
+    """
+
+    rows: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+
+
+def matching(data: DetectionSet, found: Found, area: tuple[float, float], most: int, masks: Masks | None) -> Matching:
+    """Of the `most` best detections of each image and class, for true boxes whose area is in the range."""
+    images = found.images(data)
+    order, rank = _ranked(data, found, images)
+    order, rank = order[rank < most], rank[rank < most]
+    ignored = data.crowd | (data.areas < area[0]) | (data.areas > area[1])
+    candidates = pairs(data, images[order], found.labels[order])
+    ious = overlaps(data, found, order, candidates, masks)
+    near = ious >= THRESHOLDS[0]
+    boxes = _matched(candidates.chosen(near), ious[near], rank, data.crowd, ignored)
+    return Matching(order, rank, boxes, ignored)
+
+
 def judged(
     data: DetectionSet, found: Found, area: tuple[float, float], limit: int, most: int, masks: Masks | None = None
 ) -> Judged:
     """What COCO says of the detections among the `limit` best of their image and class, for objects whose area is in
     the range. `most` are matched; with the true `masks`, by masks."""
-    images = found.images(data)
-    order, rank = _ranked(data, found, images)
-    order, rank = order[rank < most], rank[rank < most]
-    areas, boxes = _areas(data, found, masks), owners(data)
-    ignored = data.crowd | (data.areas < area[0]) | (data.areas > area[1])
-    candidates = pairs(data, images[order], found.labels[order])
-    ious = _ious(data, found, order, candidates, masks)
-    near = ious >= THRESHOLDS[0]
-    box = _matched(candidates.chosen(near), ious[near], rank, data.crowd, ignored)
-    beyond = (areas[order] < area[0]) | (areas[order] > area[1])
+    told = matching(data, found, area, most, masks)
+    order, box, ignored = told.rows, told.boxes, told.ignored
+    areas = _areas(data, found, masks)[order]
+    beyond = (areas < area[0]) | (areas > area[1])
     neither = np.where(box >= 0, np.append(ignored, False)[box], beyond)
     right = (box >= 0) & ~neither
-    kept = rank < limit
+    kept = told.ranks < limit
     positives = np.flatnonzero(~ignored)
     return Judged(
         bounds=np.searchsorted(found.labels[order[kept]], np.arange(len(data.classes) + 1)),
-        images=images[order[kept]],
+        images=found.images(data)[order[kept]],
         right=right[:, kept],
         neither=neither[:, kept],
-        positive_images=boxes[positives],
+        positive_images=owners(data)[positives],
         positive_labels=data.labels[positives],
     )
 
@@ -106,14 +131,14 @@ def _areas(data: DetectionSet, found: Found, masks: Masks | None) -> NDArray[np.
     return areas
 
 
-def _ious(
+def overlaps(
     data: DetectionSet,
     found: Found,
     order: NDArray[np.int64],
     candidates: Pairs,
     masks: Masks | None,
 ) -> NDArray[np.float64]:
-    """IoU of each pair; with a crowd, what share of the detection lies in it."""
+    """IoU of each pair, of places in `order`; with a crowd, what share of the detection lies in it."""
     rows = order[candidates.detections]
     if masks is None:
         return iou(found.xywh[rows], data.xywh[candidates.boxes], crowd=data.crowd[candidates.boxes])

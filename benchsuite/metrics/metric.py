@@ -14,11 +14,12 @@ from safetensors.numpy import load_file, save_file
 from benchsuite.data.dataset import DetectionSet, distinct, index_of
 from benchsuite.data.masks import Packed
 from benchsuite.errors import BenchError, InputError
-from benchsuite.metrics.judged import Floats, draws
+from benchsuite.metrics.judged import Floats, draws, mean
 from benchsuite.settings import Json, Part
 
 COLUMNS = ("image_ids", "boxes", "scores", "labels")
 MASKS = ("mask_bytes", "mask_offsets")
+SIDES = "sides"
 _SPLIT = "detect on the split that is scored"
 
 
@@ -76,15 +77,16 @@ class Found:
         try:
             columns = load_file(path)
             masks = Packed(*(columns[name] for name in MASKS)) if MASKS[0] in columns else None
-            return cls(**{name: columns[name] for name in COLUMNS}, masks=masks)
+            return cls(**{name: columns[name] for name in COLUMNS}, masks=masks, sides=columns.get(SIDES))
         except FileNotFoundError:
             raise BenchError(f"{path}: no such file; predict first") from None
         except (SafetensorError, KeyError) as error:
             raise BenchError(f"{path}: not a whole file of detections ({error}); predict again") from None
 
     def save(self, path: Path) -> None:
-        """Write the columns as safetensors, masks as two more."""
-        columns = {name: np.ascontiguousarray(getattr(self, name)) for name in COLUMNS}
+        """Write the columns as safetensors, sides as one more and masks as two."""
+        names = COLUMNS if self.sides is None else (*COLUMNS, SIDES)
+        columns = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
         if self.masks is not None:
             columns |= zip(MASKS, (self.masks.data, self.masks.offsets), strict=True)
         save_file(columns, path)
@@ -117,6 +119,11 @@ class Found:
                 )
 
 
+def drawn_weights(images: int) -> Floats:
+    """How often each image of a split counts: once, and then as in each of many draws, [N, 1 + draws]."""
+    return np.concatenate([np.ones((images, 1)), draws(images)], axis=1)
+
+
 def percent(value: float) -> float | None:
     """0–1 to 0–100; NaN, for "undefined", to None."""
     return None if np.isnan(value) else 100 * float(value)
@@ -132,6 +139,13 @@ def columns_of_classes(classes: Mapping[str, Any], column: str) -> dict[str, Jso
     """`per_class` as columns of a table, `AP50/aeroplane`; classes of one name have their ids with it."""
     names = distinct((each["name"] for each in classes.values()), classes)
     return {f"{column}/{name}": each[column] for name, each in zip(names, classes.values(), strict=True)}
+
+
+def parts_of(column: str, each: Floats, data: DetectionSet, costs: Mapping[str, Floats]) -> dict[str, Floats]:
+    """`Metric.parts` but for sizes, from AP, 0–1, at thresholds and of classes, [T, K, R], and what errors cost."""
+    classes = zip(distinct(data.classes, data.category_ids.tolist()), each.mean(axis=0), strict=True)
+    named = {f"class/{name}": 100 * ap for name, ap in classes}
+    return {column: 100 * mean(each)} | {f"error/{kind}": cost for kind, cost in costs.items()} | named
 
 
 class Metric(Part):
@@ -168,8 +182,13 @@ class Metric(Part):
     def drawn(self, data: DetectionSet, found: Found, column: str) -> Floats | None:
         """A column, 0–100, as it is and then in each of many draws of images, which are the same for whatever is
         scored on this split: [1 + draws]."""
-        weights = np.concatenate([np.ones((len(data), 1)), draws(len(data))], axis=1)
-        return self.resampled(data, found, column, weights)
+        return self.resampled(data, found, column, drawn_weights(len(data)))
+
+    def parts(self, data: DetectionSet, found: Found, weights: Floats) -> dict[str, Floats]:
+        """What the column `of_classes` is made of, each 0–100 and [R], weighted as in `resampled`: itself, `size/…` and
+        `overlap/…` where the protocol knows sizes and several thresholds, `class/…` each class by name, `error/…` what
+        TIDE's kinds of error cost AP50. Empty where that is not told."""
+        return {}
 
     @abstractmethod
     def score(self, data: DetectionSet, found: Found) -> dict[str, Json]:

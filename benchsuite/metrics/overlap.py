@@ -55,10 +55,18 @@ def owners(data: DetectionSet) -> NDArray[np.int64]:
 def pairs(data: DetectionSet, images: NDArray[np.int64], labels: NDArray[np.int64]) -> Pairs:
     """All pairs of detections, of those images (index) and classes, with the true boxes of their image and class."""
     classes = len(data.classes)
-    detection_group, box_group = images * classes + labels, owners(data) * classes + data.labels
+    return _alike(images * classes + labels, owners(data) * classes + data.labels)
+
+
+def pairs_of_any_class(data: DetectionSet, images: NDArray[np.int64]) -> Pairs:
+    """All pairs of detections, of those images (index), with the true boxes of their image."""
+    return _alike(images, owners(data))
+
+
+def _alike(detection_group: NDArray[np.int64], box_group: NDArray[np.int64]) -> Pairs:
     boxes_by_group = np.argsort(box_group, kind="stable")
     start = np.searchsorted(box_group[boxes_by_group], detection_group, side="left")
     count = np.searchsorted(box_group[boxes_by_group], detection_group, side="right") - start
-    detections = np.repeat(np.arange(len(images)), count)
+    detections = np.repeat(np.arange(len(detection_group)), count)
     first_pair = np.cumsum(count) - count  # where each detection's pairs begin
     return Pairs(detections, boxes_by_group[np.arange(len(detections)) + (start - first_pair)[detections]])

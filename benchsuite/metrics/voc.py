@@ -1,5 +1,6 @@
 """PASCAL VOC average precision (Everingham et al., IJCV 2010 and 2015): 11-point (2007) and area under the curve."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -7,12 +8,15 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.metrics import tide
 from benchsuite.metrics.judged import Floats, Judged, average_precisions, mean
-from benchsuite.metrics.metric import Found, Metric, per_class, percent
+from benchsuite.metrics.metric import Found, Metric, parts_of, per_class, percent
 from benchsuite.metrics.overlap import iou, owners, pairs
 from benchsuite.settings import Json
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+MOST = 100
+"""Detections of an image and class whose errors are told; the score itself takes all."""
 INTERPOLATIONS: dict[str, int | None] = {"AP50_11point": 11, "AP50_area": None}
 
 
@@ -71,6 +75,14 @@ class Voc(Metric):
         thresholds = tuple(THRESHOLDS[row] for row in _rows(column))
         told = judged(data, found, thresholds, self.inclusive)
         return 100 * mean(average_precisions(told, weights, self._points(column)))
+
+    @override
+    def parts(self, data: DetectionSet, found: Found, weights: Floats) -> dict[str, Floats]:
+        found.check(data)
+        points = self._points(self.of_classes)
+        each = average_precisions(judged(data, found, THRESHOLDS[:1], self.inclusive), weights, points)
+        easy = replace(data, crowd=data.crowd | data.difficult)  # what counts neither way
+        return parts_of(self.of_classes, each, data, tide.costs(easy, found, MOST, points, weights))
 
     def _points(self, column: str) -> int | None:
         """How many recalls a column is interpolated at; None for the area."""
