@@ -1,15 +1,20 @@
 """Verdicts, differences and their limits, on results made for the purpose."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from benchsuite.cli import app
+from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare
+from benchsuite.report.grids import grids
 from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load, save
+from benchsuite.report.tables import markdown
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 
@@ -230,3 +235,65 @@ def test_form_is_json() -> None:
     (section,) = json.loads(json.dumps(form))["sections"]
     assert section["rows"][0]["cells"]["AP"]["published"] == 35.1
     assert section["claims"][0]["verdict"] == "not settled"
+
+
+ROWS = {"a": [30.0, 31.0, 30.0], "b": [31.0, 32.1, 30.9], "c": [29.0, 30.2, 29.1], "d": [30.5, 31.4, 30.6]}
+
+
+def test_tiers_are_held_against_each_other() -> None:
+    """Mini says of c what the paper tier says not: 2 of 3 signs, and its claim is settled alike."""
+    mini = table(ROWS, BEATS)
+    paper = table(ROWS | {"c": [40.0, 41.2, 40.1]}, BEATS, tier="paper")
+    comparison = compare([mini, paper])
+    (form,) = comparison.form()["tiers"]
+    assert (form["lower"]["tier"], form["higher"]["tier"]) == ("mini", "paper")
+    assert (form["agreement"]["AP"]["signs"], form["agreement"]["AP"]["signed"]) == (2, 3)
+    assert (form["claims_alike"], form["claims_settled_in_both"]) == (1, 1)
+    claims = {grid.title: grid.notes for grid in grids(comparison) if grid.title.startswith("Claims")}
+    (told,) = (notes[-1] for title, notes in claims.items() if "mini" in title)
+    assert told == (
+        "Differences of mini (d) against paper (d): AP 2 of 3 signs, τ −0.33; 1 of 1 claims that both settle alike."
+    )
+    assert not any("against" in note for title, notes in claims.items() if "paper" in title for note in notes)
+
+
+@pytest.mark.parametrize("change", [{"tier": "smoke"}, {"recipe": "x"}, {"protocol": "voc07"}])
+def test_what_is_not_another_tier_of_the_table_is_not(change: dict[str, str]) -> None:
+    other = table(ROWS, BEATS, tier="paper").model_copy(update=change)
+    assert compare([table(ROWS, BEATS), other]).form()["tiers"] == []
+
+
+def test_every_settled_or_open_claim_says_what_could_have_been_seen() -> None:
+    """In text, Markdown and JSON, with the bound of equivalence where rows are said to be close."""
+    close = ClaimRecord(close="c", to="a", within=0.3, on="AP")
+    comparison = compare([table(ROWS, BEATS, close)])
+    (grid,) = (grid for grid in grids(comparison) if grid.title.startswith("Claims"))
+    assert all("could have seen" in line[4] for line in grid.lines) and "equivalent within" in grid.lines[1][4]
+    assert "could have seen" in markdown(comparison)
+    beats, closeness = comparison.form()["sections"][0]["claims"]
+    assert beats["detectable"] > 0 and beats["equivalent_within"] is None
+    assert closeness["detectable"] > 0 and closeness["equivalent_within"] > 0
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"rows": lambda rows: [*rows, rows[0]]}, "a row stands twice"),
+    ({"rows": lambda rows: rows[1:]}, "has the baseline 'a', which is no row"),
+    ({"rows": lambda rows: [rows[0] | {"measured": {"AP": {"mean": float("nan"), "values": [float("nan")] * 3}}}]},
+     "rows.0.measured.AP"),
+    ({"tier": lambda tier: "huge"}, "tier"),
+])  # fmt: skip
+def test_results_that_cannot_be(
+    change: dict[str, Callable[[Any], Any]], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = table({"a": [30.0, 31.0, 30.0], "b": [31.0, 32.1, 30.9]}).model_dump(mode="json", by_alias=True)
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(content | {name: new(content[name]) for name, new in change.items()}))
+    found = CliRunner().invoke(app, ["compare", str(file)])
+    assert isinstance(found.exception, InputError) and told in str(found.exception), found.exception
+    assert "\n" not in str(found.exception)
+
+
+def test_a_baseline_that_was_not_measured_leaves_no_difference() -> None:
+    section = compare([table({"a": [None, None], "b": [31.0, 32.1]}, BEATS)]).sections[0]
+    assert section.cells["b", "AP"].difference is None and section.claims[0].note == "not measured"
+    assert section.claims[0].verdict == "not settled"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from benchsuite.report.statistics import (
     PRIOR,
@@ -23,6 +24,7 @@ from benchsuite.report.statistics import (
     t_quantile,
     t_tail,
     two_levels,
+    unpaired,
     variances,
 )
 
@@ -196,6 +198,25 @@ def test_intervals_of_seeds_and_images_cover_both(images: float) -> None:
         low, high = two_levels(*tested, (mean - 1.96 * images, mean + 1.96 * images))
         covered.append(low <= 0 <= high)
     assert np.mean(covered) == pytest.approx(0.955, abs=0.025)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0, 2.0, 4.0], [0.5, 0.7]), ([3.0, 1.0], [5.0, 9.0, 7.0, 8.0])])
+def test_unpaired_means_are_welchs(first: list[float], second: list[float]) -> None:
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    low, high = expected.confidence_interval(0.95)
+    found = unpaired(first, second)
+    assert found is not None
+    assert found[1] == pytest.approx(expected.df)
+    assert (found[0].low, found[0].high) == pytest.approx((low, high))
+    assert found[0].error == pytest.approx((high - found[0].mean) / stats.t.ppf(0.975, expected.df))
+
+
+def test_unpaired_means_of_few() -> None:
+    one = unpaired([1.0], [2.0, 3.0])
+    assert one is not None and one[0].mean == -1.5 and one[0].error is None
+    assert unpaired([], [1.0]) is None
+    same = unpaired([1.0, 1.0], [2.0, 2.0])
+    assert same is not None and (same[0].low, same[0].high) == (-1, -1)
 
 
 def test_holm_by_hand() -> None:

@@ -36,14 +36,15 @@ def list_recipes(as_json: Json = False) -> None:
     """
     from benchsuite.recipe.heading import heading
     from benchsuite.recipe.shelf import available
-    from benchsuite.report import figures, gathered, probed
+    from benchsuite.report import diagnosed, figures, gathered, probed
     from benchsuite.verbs.catalogue import list_form, print_list
 
     recipes = [heading(file) for file in available().values()]
     if as_json:
         print_json(list_form(recipes))
     else:
-        pictures = {"detections": "Truth beside predictions on a few images."} | probed.available()
+        pictures = {"detections": "Truth beside predictions on a few images."}
+        pictures |= diagnosed.available() | probed.available()
         print_list(recipes, gathered.available(), figures.available(), pictures)
 
 
@@ -186,7 +187,10 @@ def plot(
     figure: Annotated[str, typer.Option(help="Another figure of the recipe than its default; see `bench list`.")] = "",
     images: Annotated[int, typer.Option(help="For detections: how many pictures.", min=1)] = 6,
     image: Annotated[int, typer.Option(help="For other pictures: which image of the split.", min=0)] = 0,
-    threshold: Annotated[float, typer.Option(help="For detections: the least score shown.", min=0, max=1)] = 0.3,
+    threshold: Annotated[
+        float, typer.Option(help="For detections and confusion: the least score that counts.", min=0, max=1)
+    ] = 0.3,
+    against: Annotated[str, typer.Option(help="For why: the other row; by default the baseline.")] = "",
     form: Annotated[Form, typer.Option("--format", help="Format of the picture.")] = "png",
 ) -> None:  # fmt: skip
     """Draw a recipe's figure from its results, or pictures with boxes from a run.
@@ -197,17 +201,26 @@ def plot(
 
     bench plot masks har-table1/sa-1-2-5-2-1 --image 3
 
+    bench plot why har-table1/sa-1-2-5-2-1 --tier mini
+
     bench list names all figures and pictures
     """
     from benchsuite.engine.store import Store
     from benchsuite.recipe.recipe import load_recipe
-    from benchsuite.report import gathered
+    from benchsuite.report import diagnosed, gathered
     from benchsuite.report.draw import plot_results
     from benchsuite.verbs.terminal import print_things
 
     if name in gathered.available():
         files, missing = gathered.plot(name, out, Store(store), tier, form)
         print_things(*missing, to_stderr=True)
+    elif name in diagnosed.available():
+        from benchsuite.verbs.diagnose import plot_diagnosed
+
+        recipe, row = target_of(f"plot {name}", target)
+        planned = planned_of([recipe], tier or "smoke", "", seeds, data, data_root, sets)
+        files, said = plot_diagnosed(name, planned, row, Store(store), out, form, threshold, against)
+        print_things(*([said] if said else []), to_stderr=True)
     elif target or name == "detections":
         from benchsuite.verbs.plot import plot_detections, plot_probe
 

@@ -42,6 +42,41 @@ def score(
     print_json(found) if as_json else print_score(found)
 
 
+@app.command("add-row")
+def add_row(
+    recipe: Annotated[str, typer.Argument(help="The recipe whose table gets the row.", autocompletion=complete)],
+    name: Annotated[str, typer.Option(help="What the row is called: mmdet-retinanet.")],
+    detections: Annotated[list[Path], typer.Option(help="COCO results JSON, one a seed. Repeatable.")],
+    seed: Annotated[int, typer.Option(help="Seed of the first file; the others count on.", min=0)] = 0,
+    truth: Annotated[Path | None, typer.Option(help="The annotations they are for, to be held against ours.")] = None,
+    protocol: Annotated[str, typer.Option(help="The protocol they are for, to be held against the table's.")] = "",
+    tier: Tier = "mini", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    file_name: Annotated[str, typer.Option(help="Part of the results file's name, as --name of `bench run`.")] = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make another framework's detections a row of a table, with intervals against the table's own rows.
+
+    bench add-row har-table1 --name mmdet-retinanet --detections det.json --tier mini --data ~/mydata
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.report.compare import compare
+    from benchsuite.report.results import load
+    from benchsuite.report.tables import render
+    from benchsuite.verbs.foreign import Row
+    from benchsuite.verbs.foreign import add_row as add
+    from benchsuite.verbs.terminal import print_things
+
+    planned = planned_of([recipe], tier, "", "", data, data_root, sets)
+    files = add(planned, Store(store), out, file_name, Row(name, tuple(detections), seed, truth, protocol))
+    results = load(files[0])
+    if as_json:
+        print_json({"files": [file.as_posix() for file in files], "row": results.row(name).model_dump(mode="json")})
+    else:
+        render(compare([results]))
+        print_things(f"written: {' '.join(file.as_posix() for file in files)}")
+
+
 @app.command()
 def export(
     target: Annotated[str, typer.Argument(help="RECIPE/ROW, trained before.")],

@@ -1,6 +1,7 @@
 """A job: one piece of work with settings, inputs that are other jobs, and a key; what it gets and what it leaves."""
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from benchsuite.errors import BenchError
 from benchsuite.settings import Json, Part, canonical, content_key
 
 
@@ -74,7 +76,12 @@ class Context:
     ran_under: dict[str, Json] = field(default_factory=dict)
 
     def write_metrics(self, metrics: Mapping[str, Json]) -> None:
-        """Leave numbers in `metrics.json`."""
+        """Leave numbers in `metrics.json`. BenchError for one that is not finite: None stands for what is undefined."""
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BenchError(
+                    f"{name} is {value}, which is no measurement; see the training's log, or mend the metric"
+                )
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 

@@ -28,7 +28,7 @@ from benchsuite.models.detector import Detector, Model, Testing
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.pipelines.cost import Cost
 from benchsuite.pipelines.pipeline import Pipeline
-from benchsuite.pipelines.steps import Difference, Evaluation, Resampling, Scoring, Training
+from benchsuite.pipelines.steps import Difference, Evaluation, Judgement, Resampling, Scoring, Training
 from benchsuite.pipelines.submit import Submission
 from benchsuite.settings import Json, once
 
@@ -115,13 +115,21 @@ def network(model: Model | Design, artifact: Artifact | None) -> Model:
     return model.network(artifact)
 
 
-class Predict(Evaluation):
-    """Let a trained detector detect. Leaves `detections.safetensors`."""
+DETECTIONS = "detections.safetensors"
+
+
+class Detecting(Judgement):
+    """Detections of one split. Leaves `detections.safetensors`."""
+
+    data: DetectionData
+
+
+class Predict(Detecting, Evaluation):
+    """Let a trained detector detect."""
 
     verb: ClassVar[str] = "predict"
 
     train: Train
-    data: DetectionData
     input: Input
     post: PostProcess
     testing: Testing | None = None
@@ -133,8 +141,8 @@ class Predict(Evaluation):
 
 
 def found(artifact: Artifact) -> Found:
-    """The detections that a `Predict` left."""
-    return Found.load(artifact.path("detections.safetensors"))
+    """The detections that were left."""
+    return Found.load(artifact.path(DETECTIONS))
 
 
 def tested(detector: Detector, testing: Testing | None) -> Detector:
@@ -148,7 +156,7 @@ class Score(Scoring):
 
     version: ClassVar[int] = 3
 
-    predict: Predict
+    predict: Detecting
     metric: Metric
 
     def scores(self, kept: Artifact) -> Mapping[str, Json]:
@@ -188,7 +196,7 @@ class Submit(Job):
 class Resample(Resampling):
     """By the metric."""
 
-    predict: Predict
+    predict: Detecting
     metric: Metric
 
     def values(self, kept: Artifact) -> Floats:

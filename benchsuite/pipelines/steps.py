@@ -23,6 +23,12 @@ from benchsuite.settings import Json
 DRAWS_FILE = "draws.safetensors"
 
 
+def read_draws(artifact: Artifact) -> dict[str, Floats]:
+    """What a job left there, by name, each [1 + draws]."""
+    found: dict[str, Floats] = load_file(artifact.path(DRAWS_FILE))
+    return found
+
+
 class Training(Job):
     """Train a network on one split. Leaves `weights.safetensors` and `log.jsonl`."""
 
@@ -69,19 +75,34 @@ class Training(Job):
         """The network that this training left in `artifact`."""
 
 
-class Evaluation(Job):
+class Judgement(Job):
+    """What a network found in one split, whoever trained it under `trained_seed`."""
+
+    data: Data
+
+    @property
+    @abstractmethod
+    def trained_seed(self) -> int:
+        """The seed of the training."""
+
+
+class Evaluation(Judgement):
     """Let a trained network judge one split."""
 
     verb: ClassVar[str]
 
     train: Training
-    data: Data
     batch: int = Field(1, ge=1)
 
     @property
     @override
+    def trained_seed(self) -> int:
+        return self.train.seed
+
+    @property
+    @override
     def label(self) -> str:
-        return f"{self.verb} seed {self.train.seed}"
+        return f"{self.verb} seed {self.trained_seed}"
 
     def do(self, context: Context) -> None:
         """Load the weights and run over the split in order."""
@@ -99,12 +120,12 @@ class Scoring(Job):
 
     on_device: ClassVar[bool] = False
 
-    predict: Evaluation
+    predict: Judgement
 
     @property
     @override
     def label(self) -> str:
-        return f"score seed {self.predict.train.seed}"
+        return f"score seed {self.predict.trained_seed}"
 
     def do(self, context: Context) -> None:
         """Count."""
@@ -121,13 +142,13 @@ class Resampling(Job):
 
     on_device: ClassVar[bool] = False
 
-    predict: Evaluation
+    predict: Judgement
     column: str
 
     @property
     @override
     def label(self) -> str:
-        return f"resample {self.column} seed {self.predict.train.seed}"
+        return f"resample {self.column} seed {self.predict.trained_seed}"
 
     def do(self, context: Context) -> None:
         """Read, draw, count."""
@@ -151,11 +172,11 @@ class Difference(Job):
     @property
     @override
     def label(self) -> str:
-        return f"difference on {self.first.column} seed {self.first.predict.train.seed}"
+        return f"difference on {self.first.column} seed {self.first.predict.trained_seed}"
 
     def do(self, context: Context) -> None:
         """Subtract."""
-        first, second = (load_file(context.inputs[side].path(DRAWS_FILE))["values"] for side in ("first", "second"))
+        first, second = (read_draws(context.inputs[side])["values"] for side in ("first", "second"))
         interval = Interval.of(first - second)
         save_file({"values": first - second}, context.folder / DRAWS_FILE)
         context.write_metrics({} if interval is None else asdict(interval))

@@ -4,10 +4,11 @@ Every results file is a section of its own. Nothing is ever computed across file
 never mix; files of one recipe and one protocol form a group whose differences a table may print side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.results import ClaimRecord, Results, RowRecord, published_value
 from benchsuite.report.statistics import (
@@ -24,6 +25,7 @@ from benchsuite.report.statistics import (
     summarise,
     t_quantile,
     two_levels,
+    unpaired,
 )
 
 Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
@@ -71,6 +73,20 @@ class ClaimVerdict:
 
 
 @dataclass(frozen=True)
+class ForeignDifference:
+    """A foreign row minus a row of the table on a column: of their means over seeds, which share nothing. The 95 %
+    intervals are over images, the same for both rows, and, with seeds on both sides, over seeds and images; None where
+    the detections of the table's row were not at hand when the foreign row was added, or are of other seeds now."""
+
+    row: str
+    other: str
+    on: str
+    difference: Summary
+    images: tuple[float, float] | None = None
+    both: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Section:
     """One results file, compared with its paper."""
 
@@ -78,6 +94,19 @@ class Section:
     cells: dict[tuple[str, str], Cell]
     claims: tuple[ClaimVerdict, ...]
     agreements: dict[str, Agreement]
+    foreign: tuple[ForeignDifference, ...] = ()
+
+
+@dataclass(frozen=True)
+class TierAgreement:
+    """How the differences of one tier go with those of a higher one, column by column, and of how many claims that
+    both settle the verdicts are alike."""
+
+    lower: Section
+    higher: Section
+    columns: dict[str, Agreement]
+    alike: int
+    settled: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +134,8 @@ class Comparison:
 
     def form(self) -> dict[str, Any]:
         """JSON of `bench compare`."""
-        return {"sections": [_section_form(section) for section in self.sections]}
+        tiers = [_tier_form(one) for group in self.groups for lower in group for one in tier_agreements(group, lower)]
+        return {"sections": [_section_form(section) for section in self.sections], "tiers": tiers}
 
 
 def compare(results: Sequence[Results]) -> Comparison:
@@ -116,7 +146,63 @@ def compare(results: Sequence[Results]) -> Comparison:
 def _section(results: Results) -> Section:
     cells = {(row.id, column.id): _cell(results, row, column) for row in results.rows for column in results.columns}
     agreements = {column.id: _agreement(results, cells, column) for column in results.columns}
-    return Section(results, cells, _verdicts(results), {name: a for name, a in agreements.items() if a is not None})
+    return Section(
+        results,
+        cells,
+        _verdicts(results),
+        {name: a for name, a in agreements.items() if a is not None},
+        tuple(_foreign(results)),
+    )
+
+
+def _own(results: Results) -> list[RowRecord]:
+    """The rows that were trained here."""
+    return [row for row in results.rows if row.role == "run"]
+
+
+def _foreign(results: Results) -> Iterator[ForeignDifference]:
+    """Every foreign row against every row of the table, on the columns that claims are about, or on the first."""
+    columns = list(dict.fromkeys(claim.on for claim in results.claims)) or [results.columns[0].id]
+    for row in results.rows:
+        known = {(each.row, each.on): each for each in row.foreign.against} if row.foreign else {}
+        for other in _own(results) if row.foreign else ():
+            for column in columns:
+                theirs = results.values(other.id, column)
+                found = unpaired(list(results.values(row.id, column).values()), list(theirs.values()))
+                if found is None:
+                    continue
+                difference, df = found
+                images = both = None
+                record = known.get((other.id, column))
+                # It is of these numbers, and not of what stood here before.
+                if record and set(record.seeds) == theirs.keys() and abs(record.difference - difference.mean) < 1e-6:
+                    images = (record.low, record.high)
+                    both = two_levels(difference, df, images) if difference.error is not None else None
+                yield ForeignDifference(row.id, other.id, column, difference, images, both)
+
+
+def tier_agreements(group: Sequence[Section], lower: Section) -> Iterator[TierAgreement]:
+    """How far a section may be trusted to tell what those of higher tiers among `group` told; smoke may not."""
+    order = [tier for tier in TIERS if tier != "smoke"]
+    if lower.results.tier not in order:
+        return
+    for higher in group:
+        if higher.results.tier in order[order.index(lower.results.tier) + 1 :]:
+            columns = {column.id: _between(lower, higher, column.id) for column in lower.results.columns}
+            verdicts = {claim.text: claim.verdict for claim in higher.claims if claim.verdict != "not settled"}
+            both = [claim for claim in lower.claims if claim.verdict != "not settled" and claim.text in verdicts]
+            alike = sum(verdicts[claim.text] == claim.verdict for claim in both)
+            known = {name: found for name, found in columns.items() if found is not None}
+            yield TierAgreement(lower, higher, known, alike, len(both))
+
+
+def _between(lower: Section, higher: Section, column: str) -> Agreement | None:
+    pairs = [
+        (cell.difference.mean, other.difference.mean)
+        for key, cell in lower.cells.items()
+        if key[1] == column and cell.difference and (other := higher.cells.get(key)) and other.difference
+    ]
+    return agreement([mine for mine, _ in pairs], [theirs for _, theirs in pairs])
 
 
 def _cell(results: Results, row: RowRecord, column: Column) -> Cell:
@@ -170,7 +256,7 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
-    found = contrast({row.id: results.values(row.id, claim.on) for row in results.rows}, first, second)
+    found = contrast({row.id: results.values(row.id, claim.on) for row in _own(results)}, first, second)
     verdict = ClaimVerdict(claim, _text(results, claim), "not settled", found[0] if found else None)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")
@@ -205,7 +291,7 @@ def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerd
 def _remedy(results: Results, verdict: ClaimVerdict, margin: float, level: float) -> str:
     """Why a claim is not settled, and what would settle it."""
     assert verdict.difference is not None and verdict.difference.deviation is not None and verdict.p is not None
-    rows = sum(bool(results.values(row.id, verdict.claim.on)) for row in results.rows)
+    rows = sum(bool(results.values(row.id, verdict.claim.on)) for row in _own(results))
     needed = seeds_needed(margin, verdict.difference.deviation, level, rows)
     enough = f"about {needed} seeds would settle it" if needed else "too close to settle by seeds"
     alone = "settled were it the only claim; " if verdict.p <= LEVEL else ""
@@ -236,7 +322,7 @@ def _section_form(section: Section) -> dict[str, Any]:
         "overrides": list(results.overrides),
         "seeds": list(results.seeds),
         "rows": [
-            {"id": row.id, "status": row.status, "baseline": row.baseline,
+            {"id": row.id, "role": row.role, "status": row.status, "baseline": row.baseline,
              "cells": {column.id: asdict(section.cells[row.id, column.id]) for column in results.columns}}
             for row in results.rows
         ],
@@ -248,5 +334,17 @@ def _section_form(section: Section) -> dict[str, Any]:
              "difference": asdict(claim.difference) if claim.difference else None}
             for claim in section.claims
         ],
+        "foreign": [asdict(each) for each in section.foreign],
         "agreement": {name: asdict(agreement) for name, agreement in section.agreements.items()},
     }  # fmt: skip
+
+
+def _tier_form(one: TierAgreement) -> dict[str, Any]:
+    sides = {"lower": one.lower.results, "higher": one.higher.results}
+    return {
+        "recipe": one.lower.results.recipe,
+        **{side: {"tier": results.tier, "data": results.data.name} for side, results in sides.items()},
+        "agreement": {name: asdict(agreement) for name, agreement in one.columns.items()},
+        "claims_alike": one.alike,
+        "claims_settled_in_both": one.settled,
+    }

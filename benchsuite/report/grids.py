@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchsuite.recipe.recipe import Column
-from benchsuite.report.compare import Cell, ClaimVerdict, Comparison, Section
+from benchsuite.report.compare import (
+    Cell,
+    ClaimVerdict,
+    Comparison,
+    ForeignDifference,
+    Section,
+    TierAgreement,
+    tier_agreements,
+)
 from benchsuite.report.results import Results, RowRecord
 from benchsuite.report.statistics import Summary
 
@@ -110,10 +118,16 @@ def grids(comparison: Comparison, values_only: bool = False) -> list[Grid]:
     found: list[Grid] = []
     for group in comparison.groups:
         for section in group:
-            found += [grid for grid in (_values(section), _differences(section), _claims(section)) if grid.lines]
+            found += section_grids(section, group)
         if len(group) > 1:
             found += list(_side_by_side(group))
     return found
+
+
+def section_grids(section: Section, group: Sequence[Section]) -> list[Grid]:
+    """The tables of one results file; beside its verdicts stands how far those of `group` at higher tiers agree."""
+    made = (_values(section), _differences(section), _claims(section, group), _foreign(section))
+    return [grid for grid in made if grid.lines]
 
 
 def footnotes(results: Results) -> tuple[list[str], dict[str, str]]:
@@ -146,10 +160,10 @@ def _values(section: Section) -> Grid:
     lines: list[tuple[str, ...]] = []
     for row in results.rows:
         cells = [(section.cells[row.id, column.id], column.decimals) for column in results.columns]
-        if row.role == "run":
+        if row.role != "quoted":
             lines.append((names[row.id], "ours", *(with_deviation(cell.measured, d) for cell, d in cells)))
         if row.published:
-            name = "" if row.role == "run" else names[row.id]
+            name = names[row.id] if row.role == "quoted" else ""
             lines.append((name, "paper", *(_published(cell, d) for cell, d in cells)))
         if any(cell.fidelity for cell, _ in cells):
             lines.append(("", "verdict", *(cell.fidelity or MISSING for cell, _ in cells)))
@@ -198,7 +212,7 @@ def _differences(section: Section) -> Grid:
     )
 
 
-def _claims(section: Section) -> Grid:
+def _claims(section: Section, group: Sequence[Section]) -> Grid:
     results = section.results
     # One digit more than the paper prints: an interval is read against a bound.
     decimals = {column.id: column.decimals + 1 for column in results.columns}
@@ -217,8 +231,57 @@ def _claims(section: Section) -> Grid:
         notes=(
             f"Verdicts at 5 %, seeds as blocks, variances of rows drawn towards the table's{together}. "
             "What could have been seen is a distance from the claim's bound.",
+            *(_trust(one) for one in tier_agreements(group, section)),
         ),
     )
+
+
+def _trust(one: TierAgreement) -> str:
+    """How far verdicts of a lower tier may be trusted."""
+    names = {column.id: label(column) for column in one.lower.results.columns}
+    parts = [
+        f"{names[name]} {found.signs} of {found.signed} signs, τ {signed(found.tau, 2)}"
+        for name, found in one.columns.items()
+    ]
+    lower, higher = (f"{each.results.tier} ({each.results.data.name})" for each in (one.lower, one.higher))
+    claims = f"{one.alike} of {one.settled} claims that both settle alike"
+    return f"Differences of {lower} against {higher}: {'; '.join([*parts, claims])}."
+
+
+def _foreign(section: Section) -> Grid:
+    """Foreign rows against the table's own."""
+    results = section.results
+    found = {(each.row, each.other, each.on): each for each in section.foreign}
+    on = set(column for _, _, column in found)
+    columns = [column for column in results.columns if column.id in on]
+    lines = tuple(
+        (results.row(row).name, results.row(other).name,
+         *(_foreign_cell(found.get((row, other, column.id)), column.decimals + 1) for column in columns))
+        for row, other in dict.fromkeys((row, other) for row, other, _ in found)
+    )  # fmt: skip
+    notes = [
+        "Differences of means; seeds of others share nothing with ours. [ ] is the 95 % interval over images, the same "
+        "for both rows, or over seeds and images where both rows have several seeds."
+    ]
+    if any(each.images is None for each in section.foreign):
+        notes.append("Without an interval: the store lacked the row's detections; run the row, then add-row again.")
+    return Grid(
+        title=f"Foreign rows ({results.tier}, {results.data.name})",
+        head=("", "against", *(label(column) for column in columns)),
+        lines=lines,
+        words=frozenset({0, 1}),
+        notes=tuple(notes),
+    )
+
+
+def _foreign_cell(found: ForeignDifference | None, decimals: int) -> str:
+    if found is None:
+        return MISSING
+    interval = found.both or found.images
+    if interval is None:
+        return signed(found.difference.mean, decimals)
+    low, high = (signed(side, decimals) for side in interval)
+    return f"{signed(found.difference.mean, decimals)} [{low}, {high}]"
 
 
 def _paper_difference(section: Section, claim: ClaimVerdict) -> str:

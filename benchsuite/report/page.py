@@ -18,7 +18,7 @@ from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.heading import Heading
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.gathered._runs import log, seed_of, trainings
-from benchsuite.report.grids import Grid, grids, meaning, provenance
+from benchsuite.report.grids import Grid, meaning, provenance, section_grids
 from benchsuite.report.results import Results, load
 
 TEMPLATE = "page.html"
@@ -90,7 +90,11 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"{folder}: holds no results files; `bench run` writes them")
-    parts = [_part(path, store) for path in files]
+    compared = compare([load(path) for path in files])
+    groups = {id(section): group for group in compared.groups for section in group}
+    parts = [
+        _part(path, section, groups[id(section)], store) for path, section in zip(files, compared.sections, strict=True)
+    ]
     loader = jinja2.PackageLoader("benchsuite.report", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -103,9 +107,9 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
     return len(files)
 
 
-def _part(file: Path, store: Store) -> Part:
-    results = load(file)
-    compared = compare([results])
+def _part(file: Path, section: Section, group: Sequence[Section], store: Store) -> Part:
+    """A results file, of a group of one table's."""
+    results = section.results
     logs = dict(_logs(results, store))
     highest = max((value for values in logs.values() for _, value in values), default=0.0)
     return Part(
@@ -113,13 +117,13 @@ def _part(file: Path, store: Store) -> Part:
         results=results,
         provenance=provenance(results),
         meaning=meaning(results),
-        tables=tuple(SortableTable.of(grid) for grid in grids(compared)),
+        tables=tuple(SortableTable.of(grid) for grid in section_grids(section, group)),
         figure=_embedded(file.with_suffix(".png")),
         curves=tuple(_curve(name, values, highest) for name, values in logs.items()),
         highest=highest,
         costs=tuple(_costs(results, store)),
         environments=json.dumps([results.environment, *results.earlier], indent=1, ensure_ascii=False),
-        verdicts=_verdicts(compared.sections[0]),
+        verdicts=_verdicts(section),
     )
 
 

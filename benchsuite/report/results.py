@@ -74,8 +74,36 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present else None
 
 
+class ForeignFile(_Record):
+    """A file of detections that somebody else made, of one seed."""
+
+    seed: int
+    name: str
+    sha256: str
+
+
+class Against(_Record):
+    """A foreign row minus a row of the table on a column: the difference of their means over seeds, under `seeds` in
+    the table's row, with its 95 % interval over images, each draw of images the same for both."""
+
+    row: Id
+    on: str
+    seeds: tuple[int, ...]
+    difference: float
+    low: float
+    high: float
+
+
+class ForeignRecord(_Record):
+    """Where a foreign row comes from, what scored it, and how it stands against the table's own rows."""
+
+    files: tuple[ForeignFile, ...]
+    scored_by: str
+    against: tuple[Against, ...] = ()
+
+
 class RowRecord(_Record):
-    """One row of the table as it came out.
+    """One row of the table as it came out; a foreign row is of somebody else's detections, scored here.
 
     `settings` is the content key of the row's measuring jobs planned at seed 0: equal for equal settings whatever
     the seeds, "" where unknown. `keys` are the keys of the jobs that measured. `reason` says in one line why a row
@@ -84,7 +112,7 @@ class RowRecord(_Record):
 
     id: Id
     label: str = ""
-    role: Literal["run", "quoted"] = "run"
+    role: Literal["run", "quoted", "foreign"] = "run"
     status: RowStatus
     cite: str = ""
     published: Mapping[str, Published] = Field(default_factory=dict)
@@ -95,11 +123,12 @@ class RowRecord(_Record):
     device: str = ""
     deviations: tuple[str, ...] = ()
     reason: str = ""
+    foreign: ForeignRecord | None = None
 
     @property
     def name(self) -> str:
         """What the table prints for the row."""
-        return shortened(self.label or self.id, LONGEST_LABEL)
+        return shortened(self.label or self.id, LONGEST_LABEL) + (" (foreign)" if self.role == "foreign" else "")
 
 
 class ImageInterval(_Record):
@@ -261,12 +290,14 @@ def unlike(first: Results, second: Results) -> str:
 def merged(earlier: Results, new: Results) -> Results:
     """Two runs of like settings as one: the union of their seeds and, row by row, of their values.
 
-    The new run decides everything but values: rows, labels, published numbers, claims. Of the earlier run a row
+    The new run decides everything but values: rows, labels, published numbers, claims. Foreign rows stay, but for
+    those of its own. Of the earlier run a row
     keeps the values of those seeds that the new run did not measure, unless both runs know the row's `settings`
     and these differ (the recipe or the code behind it changed): then the old values are dropped.
     """
     seeds = tuple(sorted({*earlier.seeds, *new.seeds}))
     before = {row.id: row for row in earlier.rows}
+    new = new.model_copy(update={"rows": (*new.rows, *_foreign_rows(earlier, new))})
     kept = {row.id: before[row.id] for row in new.rows if row.id in before and _same_settings(before[row.id], row)}
     rows = tuple(_merged_row(kept.get(row.id), row, earlier.seeds, new.seeds, seeds) for row in new.rows)
     claims = tuple(_merged_claim(earlier, claim) if set(claim.rows) <= set(kept) else claim for claim in new.claims)
@@ -276,6 +307,14 @@ def merged(earlier: Results, new: Results) -> Results:
     return Results.model_validate(
         {**dict(new), "seeds": seeds, "rows": rows, "claims": claims, "earlier": environments if still_used else ()}
     )
+
+
+def _foreign_rows(earlier: Results, new: Results) -> Iterator[RowRecord]:
+    """The foreign rows that a new run knows nothing of, as if they had not been scored; their values are merged in."""
+    known, columns = {row.id for row in new.rows}, {column.id for column in new.columns}
+    for row in earlier.rows:
+        if row.role == "foreign" and row.id not in known and columns.issuperset(row.measured):
+            yield row.model_copy(update={"measured": {}, "status": "not_run"})
 
 
 def _same_settings(first: RowRecord, second: RowRecord) -> bool:

@@ -98,6 +98,22 @@ def contrast(table: Mapping[str, Mapping[int, float]], first: str, second: str) 
     return Summary(summary.n, summary.mean, deviation, summary.mean - reach, summary.mean + reach), df
 
 
+def unpaired(first: Sequence[float], second: Sequence[float]) -> tuple[Summary, float] | None:
+    """The mean of `first` minus that of `second`, whose seeds share nothing, and its degrees of freedom (B. Welch,
+    Biometrika 34, 1947); None where a side is empty. The deviation is scaled to the fewer seeds of the two."""
+    sides = [summarise(values) for values in (first, second)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    mean, n = sides[0].mean - sides[1].mean, min(side.n for side in sides if side)
+    if n == 1:
+        return Summary(1, mean), 0.0
+    shares = [((side.error or 0.0) ** 2, side.n - 1) for side in sides if side]
+    error = math.sqrt(sum(share for share, _ in shares))
+    df = error**4 / sum(share**2 / own for share, own in shares) if error else float(n - 1)
+    reach = t_quantile(LEVEL, df) * error
+    return Summary(n, mean, error * math.sqrt(n), mean - reach, mean + reach), df
+
+
 def variances(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Variance over seeds of each row by itself, [..., R], of tables [..., R, n] in which a seed moves all rows alike.
 

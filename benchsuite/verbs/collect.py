@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from benchsuite.engine.environment import environment
 from benchsuite.engine.job import Job
@@ -12,7 +11,7 @@ from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
-from benchsuite.pipelines.steps import DRAWS_FILE
+from benchsuite.pipelines.steps import read_draws
 from benchsuite.recipe.recipe import Claim, Recipe, Row
 from benchsuite.report.results import (
     ClaimRecord,
@@ -148,7 +147,7 @@ def _claim(plan: Plan, recipe: Recipe, claim: Claim, store: Store) -> ClaimRecor
             artifact = store.verified(job.key)
             if artifact.metrics:
                 images.append(ImageInterval.model_validate({"seed": seed, **artifact.metrics}))
-                drawn[seed] = load_file(artifact.path(DRAWS_FILE))["values"]
+                drawn[seed] = read_draws(artifact)["values"]
     return ClaimRecord(**claim.model_dump(), images=tuple(images), images_together=_together(drawn))
 
 

@@ -98,13 +98,14 @@ def run_plan(
         names=plan.names,
     )
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
-    files = {recipe_id: _write(found, options.out, name, options.force) for recipe_id, found in results.items()}
+    files = {recipe_id: write(found, options.out, name, options.force) for recipe_id, found in results.items()}
     names = " ".join(recipe.called for recipe in recipes.values())
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
     return Ran(results, files, outcome, names, {name: file for name, file in made.items() if file.exists()})
 
 
-def _write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
+def write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:
+    """Results file, table and figure, merged with what is there; InputError as `save`."""
     from benchsuite.report.compare import compare
     from benchsuite.report.draw import save_figure
     from benchsuite.report.figures import default

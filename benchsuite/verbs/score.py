@@ -3,41 +3,25 @@
 The truth is read by the datasets' own readers, so that what `bench run` and `bench score` make of a file is one thing.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchsuite.data.cocofile import Number, ids_of, read
-from benchsuite.data.dataset import DetectionSet, index_of
+from benchsuite.data.cocofile import read
+from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.files import FARTHEST, checked
 from benchsuite.data.voc import Voc as VocData
-from benchsuite.disk import LARGE, read_typed, read_within, told
+from benchsuite.disk import LARGE, read_within, told
 from benchsuite.errors import InputError, nearest
 from benchsuite.metrics.coco import Coco
+from benchsuite.metrics.coco_results import CURE, Names, names_of, read_results, unique
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.metrics.voc import Voc
 from benchsuite.settings import Json
 
 PROTOCOLS: dict[str, Metric] = {"coco": Coco(), "voc07": Voc(year=2007), "voc12": Voc(year=2012)}
-CURE = "correct or leave it out"
 COMP4 = "image score xmin ymin xmax ymax"
-
-Names: TypeAlias = Mapping[str, int | None]
-"""The place of an image by every name that detections may give it; None for a name that several have."""
-
-
-class Detection(msgspec.Struct, gc=False):
-    """An entry of COCO's results."""
-
-    image_id: Number | str
-    category_id: Number
-    bbox: tuple[float, float, float, float]
-    score: float
 
 
 def score(ground_truth: Path, detections: Path, protocol: str) -> dict[str, Json]:
@@ -56,31 +40,20 @@ def score(ground_truth: Path, detections: Path, protocol: str) -> dict[str, Json
         raise InputError(f"protocol '{protocol}' is unknown; {nearest(protocol, PROTOCOLS)}")
     if not detections.exists():
         raise InputError(f"{detections}: no such file or folder; give a COCO results JSON or a folder of comp4 files")
-    data, names = _truth(ground_truth)
-    found = _comp4(detections, data, names) if detections.is_dir() else _results(detections, data, names)
+    data, names = read_truth(ground_truth)
+    found = _comp4(detections, data, names) if detections.is_dir() else read_results(detections, data, names)
     return PROTOCOLS[protocol].score(data, found) | ({"dropped": data.dropped} if data.dropped else {})
 
 
-def _truth(path: Path) -> tuple[DetectionSet, Names]:
+def read_truth(path: Path) -> tuple[DetectionSet, Names]:
+    """Annotations to score against, a COCO JSON or a devkit's split, and how detections may call their images."""
     if path.is_file() and path.suffix == ".json":
         data = checked(read(path.stem, path, None))
         if not data.classes:
             raise InputError(f"{path}: lists no categories; give an instances JSON of COCO's form")
-        return data, _unique((alias, place) for place, name in enumerate(data.file_names) for alias in _aliases(name))
+        return data, names_of(data)
     split = _devkit(path)
-    return split.open(), _unique((name, place) for place, name in enumerate(split.listed()))
-
-
-def _aliases(file_name: str) -> set[str]:
-    """A file's name, and that without folders and suffix."""
-    return {file_name, Path(file_name).stem} - {""}
-
-
-def _unique(named: Iterable[tuple[str, int]]) -> Names:
-    places: dict[str, set[int]] = defaultdict(set)
-    for name, place in named:
-        places[name].add(place)
-    return {name: next(iter(several)) if len(several) == 1 else None for name, several in places.items()}
+    return split.open(), unique((name, place) for place, name in enumerate(split.listed()))
 
 
 def _devkit(path: Path) -> VocData:
@@ -94,50 +67,6 @@ def _devkit(path: Path) -> VocData:
                 f"{path}: neither a COCO JSON nor a VOCdevkit split; give instances.json or VOCdevkit/VOC2007:test"
             )
     return VocData(splits=(f"{year.name.removeprefix('VOC')}/{split}",), folder=year.parent)
-
-
-def _results(path: Path, data: DetectionSet, names: Names) -> Found:
-    """A COCO results JSON; boxes xywh."""
-    entries = read_typed(path, list[Detection], CURE)
-    images = _images([entry.image_id for entry in entries], path, data, names)
-    kinds = ids_of([entry.category_id for entry in entries], "[{}].category_id", path)
-    labels = index_of(kinds, data.category_ids)
-    xywh = np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4)
-    scores = np.array([entry.score for entry in entries], np.float64)
-    for row in np.flatnonzero(images < 0):
-        raise _odd(path, row, f"image_id {entries[row].image_id}, unknown to the ground truth")
-    for row in np.flatnonzero(labels < 0):
-        raise _odd(path, row, f"category_id {kinds[row]}, unknown to the ground truth")
-    for row in np.flatnonzero(~(np.abs(xywh) <= FARTHEST).all(axis=1)):
-        raise _odd(path, row, f"bbox {xywh[row].tolist()}, which is not finite")
-    for row in np.flatnonzero(~np.isfinite(scores)):
-        raise _odd(path, row, f"score {scores[row]}, which is not finite")
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return Found(data.image_ids[images], corners, scores, labels, sides=xywh[:, 2:])
-
-
-def _odd(path: Path, row: int | np.integer, has: str) -> InputError:
-    return InputError(f"{path}: detection {row + 1} has {has}; {CURE}")
-
-
-def _images(ids: list[Number | str], path: Path, data: DetectionSet, names: Names) -> NDArray[np.int64]:
-    """Place of each detection's image, -1 for none: COCO's by id, a devkit's by name or by its digits."""
-    if data.sides is not None:  # COCO's
-        for row, id_ in enumerate(ids):
-            if isinstance(id_, str):
-                raise _odd(path, row, f"image_id {id_[:80]!r}, a text, unknown to the ground truth")
-        numbers = [id_ for id_ in ids if not isinstance(id_, str)]
-        return index_of(ids_of(numbers, "[{}].image_id", path), data.image_ids)
-    digits = _unique((str(int(plain)), place) for plain, place in _digits(names))
-    places = [names.get(id_) if isinstance(id_, str) else digits.get(str(id_)) for id_ in ids]
-    return np.array([-1 if place is None else place for place in places], np.int64)
-
-
-def _digits(names: Names) -> Iterable[tuple[str, int]]:
-    for name, place in names.items():
-        plain = name.replace("_", "")
-        if place is not None and plain.isascii() and plain.isdigit() and len(plain) < 20:
-            yield plain, place
 
 
 def _comp4(folder: Path, data: DetectionSet, names: Names) -> Found:

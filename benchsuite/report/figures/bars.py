@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.figures._style import HATCHED, OURS, PAPER, by_column, missing, panel_title
+from benchsuite.report.figures._style import ACCENT, HATCHED, OURS, PAPER, by_column, missing, panel_title
 from benchsuite.report.grids import label
 from benchsuite.report.results import Results
 
@@ -24,14 +24,16 @@ def panel(axes: Axes, section: Section, column: Column) -> None:
     ours = [(x, cell.measured) for x, cell in enumerate(cells) if cell.measured is not None]
     values = [value for _, value in printed] + [one.mean for _, one in ours]
     absent = [x for x, cell in enumerate(cells) if cell.measured is None and rows[x].role == "run"]
-    if ours:
-        several = any(one.deviation is not None for _, one in ours)
-        axes.bar(
-            [x - 0.2 for x, _ in ours], [one.mean for _, one in ours], 0.38, color=OURS,
-            yerr=[one.deviation or 0.0 for _, one in ours] if several else None,
-            error_kw={"linewidth": 0.8, "capsize": 1.5},
-            label="ours (± s.d. over seeds)" if several else "ours (one seed)",
-        )  # fmt: skip
+    several = any(one.deviation is not None for _, one in ours)
+    for role, name, colour in (("run", "ours", OURS), ("foreign", "foreign", ACCENT)):
+        bars = [(x, one) for x, one in ours if rows[x].role == role]
+        if bars:
+            axes.bar(
+                [x - 0.2 for x, _ in bars], [one.mean for _, one in bars], 0.38, color=colour,
+                yerr=[one.deviation or 0.0 for _, one in bars] if several else None,
+                error_kw={"linewidth": 0.8, "capsize": 1.5},
+                label=f"{name} (± s.d. over seeds)" if several else f"{name} (one seed)",
+            )  # fmt: skip
     if printed:
         axes.bar([x + 0.2 for x, _ in printed], [value for _, value in printed], 0.38, color=PAPER, label="paper")
     if absent:

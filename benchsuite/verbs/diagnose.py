@@ -1,0 +1,188 @@
+"""What a row's detections are like, and what its gain is made of: numbers out of the store, and their figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchsuite.data.dataset import DetectionSet, distinct
+from benchsuite.data.split import opened
+from benchsuite.disk import outgoing, placed
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError, nearest
+from benchsuite.metrics import diagnosis
+from benchsuite.metrics.judged import Floats
+from benchsuite.metrics.metric import Interval
+from benchsuite.pipelines.analysis import Breakdown, Foreign
+from benchsuite.pipelines.detection import Detecting, Detection, found
+from benchsuite.pipelines.steps import read_draws
+from benchsuite.report import diagnosed
+from benchsuite.report.diagnosed import Calibration, Confusion, Curves, Part, Why
+from benchsuite.report.diagnosed.why import sentence
+from benchsuite.report.draw import save_figure
+from benchsuite.report.results import RowRecord, load
+from benchsuite.report.statistics import summarise, two_levels
+from benchsuite.verbs.plan import Plan
+
+
+def plot_diagnosed(
+    name: str, plan: Plan, row: str, store: Store, folder: Path, form: str, least: float = 0.3, against: str = ""
+) -> tuple[list[Path], str]:
+    """Draw the figure `name` of a row, with its numbers as CSV beside it; and what it says, where one sentence can.
+
+    plan     all rows of the recipe; `row` is one of them, or a foreign one of its results in `folder`
+    least    score from which a detection counts in the confusion matrix
+    against  for `why`, the row that the difference is to, by default the row's baseline
+    InputError, with the command that makes them, where the detections are not in the store.
+    """
+    pipeline = plan.rows[0].pipeline
+    if not isinstance(pipeline, Detection):
+        raise InputError(f"{plan.rows[0].recipe.id}: makes no detections; choose a detection table")
+    data: DetectionSet = opened(pipeline.data.cut("val"))
+    jobs = _detecting(plan, row, store, folder)
+    if name == "why":
+        other = against or _baseline(plan, row)
+        shown: Any = _why(pipeline, store, (row, jobs), (other, _detecting(plan, other, store, folder)))
+        seeds: Sequence[int] = [seed for seed in jobs if seed in _detecting(plan, other, store, folder)] or list(jobs)
+        words = [row, "against", other, name] if against else [row, name]
+    else:
+        seed, job = next(iter(jobs.items()))
+        shown, seeds, words = _single(name, data, store, job, least, pipeline), [seed], [row, name]
+    known = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    title = f"{plan.rows[0].recipe.id}/{row}, {plan.tier} tier on {data.name}, {known}"
+    place = [plan.rows[0].recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), *words]
+    drawn = save_figure(diagnosed.draw(name, shown, title), placed(folder, *place, suffix=f".{form}"))
+    return [drawn, _csv(shown.numbers, drawn.with_suffix(".csv"))], sentence(shown) if name == "why" else ""
+
+
+def _csv(numbers: diagnosed.Numbers, file: Path) -> Path:
+    import pandas as pd
+
+    with outgoing(file) as scratch:
+        pd.DataFrame(numbers).to_csv(scratch, index=False)
+    return file
+
+
+def _baseline(plan: Plan, row: str) -> str:
+    recipe = plan.rows[0].recipe
+    own = {each.id: recipe.baseline_of(each) for each in recipe.rows}
+    baseline = own.get(row, recipe.baseline)
+    if baseline is None or baseline == row:
+        raise InputError(f"plot why: {row} has no baseline in {recipe.id}; name the other row, --against ROW")
+    return baseline
+
+
+def _detecting(plan: Plan, row: str, store: Store, folder: Path) -> dict[int, Detecting]:
+    """The row's detections that the store holds, by seed; InputError where it holds none."""
+    planned = {each.row.id: each for each in plan.rows}
+    jobs: Mapping[int, Detecting]
+    if row in planned and isinstance(pipeline := planned[row].pipeline, Detection):
+        jobs = {seed: pipeline.predict(seed) for seed in planned[row].seeds}
+        how = f"bench run {planned[row].recipe.called} --rows {row} --tier {plan.tier}"
+    else:
+        jobs, how = _foreign(plan, row, folder), f"bench add-row {plan.rows[0].recipe.called} --name {row}"
+    held = {seed: job for seed, job in jobs.items() if store.artifact(job.key) is not None}
+    if not held:
+        raise InputError(
+            f"{row}: its detections are not in the store; first: {how}, and the same --data, --set and --seeds as here"
+        )
+    return held
+
+
+def _foreign(plan: Plan, row: str, folder: Path) -> Mapping[int, Detecting]:
+    """Of a foreign row of the results there; InputError where there is none."""
+    recipe, data = plan.rows[0].recipe, plan.rows[0].pipeline.data.cut("val")
+    rows: dict[str, RowRecord] = {}
+    for file in sorted(folder.glob(f"{recipe.id}.{plan.tier}*.json")):
+        results = load(file)
+        if results.tier == plan.tier and results.data.name == data.name:
+            rows |= {each.id: each for each in results.rows if each.foreign}
+    if row not in rows:
+        known = [*(each.row.id for each in plan.rows), *rows]
+        raise InputError(f"{recipe.id}: no row '{row}'; {nearest(row, known)}")
+    foreign = rows[row].foreign
+    assert foreign is not None
+    given = foreign.files
+    return {each.seed: Foreign(sha256=each.sha256, seed=each.seed, file=Path(each.name), data=data) for each in given}
+
+
+def _single(name: str, data: DetectionSet, store: Store, job: Detecting, least: float, pipeline: Detection) -> Any:
+    """The numbers of a figure of one seed's detections."""
+    seen = found(store.verified(job.key))
+    evaluation = diagnosis.evaluated(data, seen, data.open_masks() if pipeline.metric.masks else None)
+    names = distinct(data.classes, data.category_ids.tolist())
+    if name == "pr":
+        table = diagnosis.precisions(evaluation, data)
+        at_once = diagnosis.thresholds(table)
+        if not at_once:
+            raise InputError(f"{data.name}: has no boxes to be found; there is no curve")
+        classes = {each: table[0, :, k] for k, each in enumerate(names)}
+        return Curves(np.linspace(0, 1, table.shape[1]), at_once, classes)
+    if name == "confusion":
+        return Confusion(names, diagnosis.confusion(evaluation, data, least), least)
+    told = diagnosis.calibration(evaluation)
+    bins = told["bins"]
+    counts = np.array([each["count"] for each in bins])
+    share = np.array([each["avg_accuracy"] for each in bins])
+    return Calibration(
+        bounds=np.array([*(each["bin_lower"] for each in bins), bins[-1]["bin_upper"]]),
+        scores=np.array([each["avg_confidence"] for each in bins]),
+        right=np.where(counts > 0, share, np.nan),
+        counts=counts,
+        mean_error=told["ece"],
+        greatest_error=told["mce"],
+    )
+
+
+Side = tuple[str, Mapping[int, Detecting]]
+
+
+def _why(pipeline: Detection, store: Store, first: Side, second: Side) -> Why:
+    """Of the seeds that both rows have."""
+    (row, ours), (other, theirs) = first, second
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        raise InputError(
+            f"plot why: {row} and {other} have no seed in common in the store; run both with equal --seeds"
+        )
+    metric = pipeline.metric
+    pairs = {seed: tuple(Breakdown(predict=side[seed], metric=metric) for side in (ours, theirs)) for seed in seeds}
+    needed = [job for seed in seeds for job in (ours[seed], theirs[seed], *pairs[seed])]
+    jobs = list({job.key: job for job in needed}.values())
+    for failure in run_jobs(jobs, store, slots=Slots.on("cpu"), progress=Reporter()).failures:
+        raise InputError(failure.message)
+    drawn = [tuple(read_draws(store.verified(job.key)) for job in pair) for pair in pairs.values()]
+    names = [name for name in drawn[0][0] if all(name in side for pair in drawn for side in pair)]
+    if not names:
+        raise InputError(f"plot why: {metric.protocol} does not tell what its numbers are made of")
+    parts = [part for name in names for part in _part(name, [pair[0][name] - pair[1][name] for pair in drawn])]
+    order = {name: place for place, name in enumerate(_order(metric.of_classes))}
+    parts.sort(key=lambda part: order.get(part.name, len(order)) if part.group != "class" else len(order) + 1)
+    over = "images" if len(seeds) == 1 else f"{len(seeds)} seeds and images"
+    return Why(row, other, metric.of_classes, tuple(parts), over)
+
+
+def _order(column: str) -> tuple[str, ...]:
+    from benchsuite.metrics.coco import SIZE_NAMES
+    from benchsuite.metrics.tide import KINDS
+
+    return (column, *KINDS, *SIZE_NAMES)
+
+
+def _part(name: str, differences: Sequence[Floats]) -> Iterator[Part]:
+    """A part of the difference, from its draws under each seed; nothing where it is undefined."""
+    group, slash, plain = name.partition("/")
+    group, plain = (group, plain) if slash else ("total", name)
+    # Of errors, what the baseline loses and the row does not.
+    gains = [-each if group == "error" else each for each in differences]
+    images = Interval.of(np.mean(gains, axis=0))
+    if images is None:
+        return
+    low, high = images.low, images.high
+    seeds = summarise([float(each[0]) for each in gains])
+    if seeds is not None and seeds.error is not None:
+        low, high = two_levels(seeds, seeds.n - 1, (low, high))
+    yield Part(group, plain, images.difference, low, high)

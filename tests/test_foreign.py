@@ -1,0 +1,214 @@
+"""Foreign rows: other people's detections as rows of a table, and what a gain is made of."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_cases import one_line
+from foreign_cases import dataset, guessed, planned, planted, written
+from test_cli import bench, told
+
+from benchsuite.data.split import opened
+from benchsuite.engine.store import Store
+from benchsuite.errors import InputError
+from benchsuite.metrics.metric import Found
+from benchsuite.pipelines.detection import Detection
+from benchsuite.report.compare import compare
+from benchsuite.report.grids import section_grids
+from benchsuite.report.results import Results, load, merged, save
+from benchsuite.verbs.collect import collect
+from benchsuite.verbs.foreign import Row, add_row
+from benchsuite.verbs.plan import Plan
+from benchsuite.verbs.score import score
+
+
+class Case:
+    """A table of two rows that were scored, and another framework's detections of two seeds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = dataset(folder / "toy")
+        self.truth = self.data / "annotations" / "instances_val2017.json"
+        self.store, self.out = Store(folder / "store"), folder / "results"
+        self.plan: Plan = planned(self.data)
+        pipeline = self.plan.rows[0].pipeline
+        assert isinstance(pipeline, Detection)
+        self.val = opened(pipeline.data.cut("val"))
+        planted(self.plan, self.store, {"baseline": 6.0, "sa-1-1-1": 4.0})
+        self.files = tuple(
+            written(folder / f"det{seed}.json", self.val, guessed(self.val, 2.0, 50 + seed)) for seed in range(2)
+        )
+
+    def add(self, **changes: object) -> Results:
+        row = Row(**{"name": "theirs", "files": self.files} | changes)  # type: ignore[arg-type]
+        return load(add_row(self.plan, self.store, self.out, "", row)[0])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("foreign"))
+
+
+def test_a_foreign_row_is_scored_as_any_detections(case: Case) -> None:
+    results = case.add()
+    row = results.row("theirs")
+    for place, file in enumerate(case.files):
+        scored = score(case.truth, file, "coco")
+        for column, cell in row.measured.items():
+            assert cell.values[place] == scored[column], "to the bit"
+    assert row.foreign is not None and [each.name for each in row.foreign.files] == ["det0.json", "det1.json"]
+    assert row.name == "theirs (foreign)" and row.status == "partial" and row.foreign.scored_by.startswith("benchsuite")
+    text = (case.out / "har-table1.mini.toy.md").read_text()
+    assert "theirs (foreign)" in text and "det0.json (sha256" in text and "not trained here" in text
+    assert (case.out / "har-table1.mini.toy.png").stat().st_size > 1000
+
+
+def test_it_stands_against_the_tables_rows_with_paired_intervals(case: Case) -> None:
+    results = case.add()
+    section = compare([results]).sections[0]
+    assert {(each.other, each.on) for each in section.foreign} == {
+        (row, on) for row in ("baseline", "sa-1-1-1") for on in ("AP", "APs")
+    }  # fmt: skip
+    for each in section.foreign:
+        if each.on == "AP":
+            means = [np.mean(list(results.values(row, "AP").values())) for row in ("theirs", each.other)]
+            assert each.difference.mean == pytest.approx(means[0] - means[1])
+            assert each.images is not None and each.both is not None
+            assert each.images[0] < each.difference.mean < each.images[1]
+            assert each.both[0] <= each.images[0] and each.both[1] >= each.images[1], "seeds add to it"
+    grid = section_grids(section, [section])[-1]
+    assert grid.title.startswith("Foreign rows") and [line[1] for line in grid.lines] == ["Baseline", "SA(1-1-1)"]
+    assert grid.lines[0][2].count("[") == 1
+
+
+def test_a_row_of_others_moves_no_verdict(case: Case) -> None:
+    """Its seeds share nothing with ours, so that they tell nothing of our spread."""
+    bare = collect(case.plan, case.plan.rows[0].recipe, case.store)
+    with_row = case.add()
+    first, second = (compare([each]).sections[0].claims for each in (bare, with_row))
+    assert [(one.p, one.df, one.verdict) for one in first] == [(one.p, one.df, one.verdict) for one in second]
+    assert any(one.p is not None for one in first)
+
+
+def test_it_stays_when_the_table_is_run_again(case: Case) -> None:
+    before = case.add()
+    new = collect(case.plan, case.plan.rows[0].recipe, case.store)
+    after = merged(before, new)
+    assert after.row("theirs").measured == before.row("theirs").measured
+    assert [each.id for each in after.rows][-1] == "theirs" and after.row("theirs").foreign is not None
+    assert any(each.images for each in compare([after]).sections[0].foreign)
+    again = case.add(files=case.files[:1])
+    assert len(again.values("theirs", "AP")) == 1, "it takes the place of the one before"
+    (one,) = (each for each in compare([again]).sections[0].foreign if (each.other, each.on) == ("baseline", "AP"))
+    assert one.images is not None and one.both is None, "a single seed has an interval over images alone"
+
+
+def test_an_interval_of_other_numbers_is_not_shown(case: Case, tmp_path: Path) -> None:
+    """The table's row was measured anew, with other seeds or other settings."""
+    results = case.add()
+    rows = [
+        row.model_copy(update={"measured": {"AP": row.measured["AP"].of([10.0, 11.0, 12.0])}})
+        if row.id == "baseline" else row for row in results.rows
+    ]  # fmt: skip
+    changed = results.model_copy(update={"rows": tuple(rows)})
+    stale = [each for each in compare([changed]).sections[0].foreign if (each.other, each.on) == ("baseline", "AP")]
+    assert [each.images for each in stale] == [None]
+    assert load(save(changed, tmp_path)).row("theirs").foreign == results.row("theirs").foreign
+
+
+def test_what_is_not_of_the_table_is_refused(case: Case, tmp_path: Path) -> None:
+    data = guessed(case.val, 2.0, 1)
+    strange = json.loads(case.files[0].read_text())
+    for field, value, told_ in (("image_id", 99, "image_id 99"), ("category_id", 2, "category_id 2")):
+        file = tmp_path / f"{field}.json"
+        file.write_text(json.dumps([{**strange[0], field: value}]))
+        with pytest.raises(InputError) as error:
+            case.add(files=(file,))
+        one_line(error, file.name, told_)
+    half = Found(*(getattr(data, name)[data.image_ids <= 8] for name in ("image_ids", "boxes", "scores", "labels")))
+    few = written(tmp_path / "few.json", case.val, half)
+    nothing = tmp_path / "nothing.json"
+    nothing.write_text("[]")
+    refused = [
+        ({"files": (few,)}, "detects nothing on 16 of the 24 images"),
+        ({"files": (nothing,)}, "detects nothing on 24 of the 24 images"),
+        ({"protocol": "voc07"}, "is scored by coco"),
+        ({"name": "baseline"}, "is a row of har-table1 itself"),
+        ({"name": "../x"}, "an id names files"),
+        ({"seed": 2}, "would be of seed 3, and the table has 0, 1, 2"),
+        ({"truth": case.data / "annotations" / "instances_train2017.json"}, "has other"),
+    ]
+    for changes, told_ in refused:
+        with pytest.raises(InputError) as error:
+            case.add(**changes)
+        one_line(error, told_)
+    renamed = json.loads(case.truth.read_text())
+    renamed["categories"][0]["name"] = "mug"
+    (tmp_path / "renamed.json").write_text(json.dumps(renamed))
+    with pytest.raises(InputError, match="other classes"):
+        case.add(truth=tmp_path / "renamed.json")
+    confirmed = case.add(name="few", files=(few,), truth=case.truth, protocol="coco")
+    assert confirmed.values("few", "AP")[0] == score(case.truth, few, "coco")["AP"]
+    with pytest.raises(InputError, match="No such file"):
+        case.add(files=(tmp_path / "none.json",))
+
+
+def test_unlike_results_are_left_alone(case: Case, tmp_path: Path) -> None:
+    """A file of other settings: it is neither added to nor overwritten."""
+    results = collect(case.plan, case.plan.rows[0].recipe, case.store)
+    other = results.model_copy(update={"overrides": ("solver.lr=1",)})
+    file = save(other, tmp_path, "toy")
+    before = file.read_text()
+    with pytest.raises(InputError, match="other settings"):
+        add_row(case.plan, case.store, tmp_path, "", Row("theirs", case.files))
+    assert file.read_text() == before
+
+
+def test_the_command(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["add-row", "har-table1", "--name", "theirs", "--detections", case.files[0], "--detections", case.files[1],
+             "--data", case.data, "--store", case.store.root, "--out", case.out]  # fmt: skip
+    form = told(capsys, *words, "--json")
+    assert form["row"]["role"] == "foreign" and form["files"][0].endswith("har-table1.mini.toy.json")
+    assert bench(*words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "theirs (foreign)" in out and "Foreign rows (mini" in out
+
+
+def test_why_a_row_gains(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case.add()
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", case.out, "--seeds", "0,1,2"]
+    assert bench("plot", "why", "har-table1/sa-1-1-1", *words) == 0
+    captured = capsys.readouterr()
+    files = [Path(line) for line in captured.out.split()]
+    assert [file.name for file in files] == [f"har-table1.mini.toy.sa-1-1-1.why.{end}" for end in ("png", "csv")]
+    lines = [line.split(",") for line in files[1].read_text().splitlines()[1:]]
+    parts = {(group, part): [float(number) for number in numbers] for group, part, *numbers in lines}
+    assert {group for group, _ in parts} == {"total", "error", "overlap", "size", "class"}
+    results = collect(case.plan, case.plan.rows[0].recipe, case.store)
+    means = [np.mean(list(results.values(row, "AP").values())) for row in ("sa-1-1-1", "baseline")]
+    assert parts["total", "AP"][0] == pytest.approx(means[0] - means[1])
+    assert parts["error", "localisation"][0] > 2, "the boxes are two pixels nearer, and nothing else is better"
+    assert all(low <= gain <= high for gain, low, high in parts.values())
+    assert " ".join(captured.err.split()).startswith(f"+{means[0] - means[1]:.1f} AP [")
+    assert bench("plot", "why", "har-table1/theirs", "--against", "sa-1-1-1", *words) == 0
+    assert "theirs.against.sa-1-1-1.why.png" in capsys.readouterr().out
+    assert bench("plot", "why", "har-table1/baseline", *words) == 2
+    assert "has no baseline in har-table1; name the other row" in capsys.readouterr().err
+    assert bench("plot", "why", "har-table1/sa-1-2-5", *words) == 2
+    assert "its detections are not in the store; first: bench run har-table1" in capsys.readouterr().err
+    assert bench("plot", "pr", "har-table1/their", *words) == 2
+    assert "no row 'their'; did you mean 'theirs'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "row", "head"), [
+    ("pr", "theirs", "of,name,recall,precision"), ("confusion", "baseline", "true,found,count"),
+    ("calibration", "theirs", "from,to,detections,score,right"),
+])  # fmt: skip
+def test_curves_confusion_and_calibration(
+    case: Case, capsys: pytest.CaptureFixture[str], name: str, row: str, head: str
+) -> None:
+    case.add()
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", case.out, "--seeds", "0"]
+    assert bench("plot", name, f"har-table1/{row}", *words) == 0
+    picture, numbers = (Path(line) for line in capsys.readouterr().out.split())
+    assert picture.stat().st_size > 1000 and numbers.read_text().splitlines()[0] == head
