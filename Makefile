@@ -15,7 +15,7 @@ test: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
 
-# A real Slurm of two nodes on this host; needs Debian's slurmctld, slurmd, slurm-client and munge, and root.
+# A real Slurm of two nodes on this host; needs root, and Debian's packages, which `tests/slurm/cluster.sh install` gets.
 test-slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 1800 tests/slurm
 
