@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # at least between two plain lines of a job
 LINE_FRACTION = 0.1  # of the job, after which a plain line is due
-SUMMARY_SECONDS = 1.0  # of work, after which a run ends with where its time went
+SUMMARY_SECONDS = 1.0  # of work, with which a kind of it is told of where a run's time went
 LINE_PATIENCE = 60.0  # after which a plain line is due however little was done
 RUN_SECONDS = 300.0  # between two plain lines on the whole run
 
@@ -103,12 +103,12 @@ class Reporter:
 
     def end(self) -> None:
         """The run is over: says where its time went."""
-        if sum(map(sum, self.spent.values())) >= SUMMARY_SECONDS:
+        if any(sum(spent) >= SUMMARY_SECONDS for spent in self.spent.values()):
             self.note(self._summary())
 
     def _summary(self) -> str:
         sums = sorted(((sum(spent), work, len(spent)) for work, spent in self.spent.items()), reverse=True)
-        parts = [f"{clock(seconds)} in {count} × {work}" for seconds, work, count in sums]
+        parts = [f"{clock(seconds)} in {count} × {work}" for seconds, work, count in sums if seconds >= SUMMARY_SECONDS]
         whole = max(time.monotonic() - self.begun, 1e-9)
         busy = min(1.0, sum(seconds for seconds, _, _ in sums) / (whole * self.slots))
         slots = "the slot" if self.slots == 1 else f"{self.slots} slots"
