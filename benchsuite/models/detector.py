@@ -2,14 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from benchsuite.data.batch import Batch, Detections, ImageBatch
 from benchsuite.data.transforms import Input
 from benchsuite.models.postprocess import Candidates, PostProcess, select
-from benchsuite.settings import Part
+from benchsuite.models.weights import hash_of, load_into, read, sha256
+from benchsuite.settings import Json, Part
 
 B = TypeVar("B", bound=ImageBatch)
 
@@ -55,10 +58,37 @@ class Detector(Trainable[Batch]):
 
 
 class Model(Part):
-    """Slot: settings of a whole detector. `masks`: it learns and finds masks too, and its batches need them."""
+    """Slot: settings of a whole detector. `masks`: it learns and finds masks too, and its batches need them.
+
+    weights_file  one's own weights that its training starts from, backbone and heads: tensors by the detector's names
+                  (as `weights.safetensors` of a training in the store), as .safetensors or a torch file of tensors
+                  alone; its hash is in the key, its place is not
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("benchsuite.models", "benchsuite.papers")
     masks: ClassVar[bool] = False
+
+    weights_file: Path | None = Field(None, exclude=True)
+
+    def identity(self) -> Json:
+        """First digits of the SHA-256 of `weights_file`, `absent` where it is not here; None without one."""
+        return None if self.weights_file is None else hash_of(self.weights_file)
+
+    def require(self) -> None:
+        """MissingData if `weights_file` is not on this machine."""
+        if self.weights_file is not None:
+            sha256(self.weights_file)
+
+    def deviations(self) -> tuple[str, ...]:
+        """That it starts from the user's own weights."""
+        return (
+            () if self.weights_file is None else (f"detector from the user's own weights, SHA-256 {self.identity()}",)
+        )
+
+    def start(self, detector: Detector) -> None:
+        """Copy `weights_file` into a detector as it was built. InputError where it is not of this detector."""
+        if self.weights_file is not None:
+            load_into(detector, read(self.weights_file), self.weights_file)
 
     @abstractmethod
     def build(self, num_classes: int) -> Detector:

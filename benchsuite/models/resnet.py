@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 
-from benchsuite.errors import MissingData, nearest
+from benchsuite.errors import nearest
 from benchsuite.models.detector import Backbone, Edit, Features
-from benchsuite.models.weights import cached_weights, hash_in_name, intact, load_into, read, sha256
+from benchsuite.models.weights import cached_weights, hash_in_name, hash_of, intact, load_into, read, sha256
 from benchsuite.settings import Json
 
 
@@ -56,10 +56,7 @@ class Pretrained(Backbone):
     def identity(self) -> Json:
         """First digits of the weights' SHA-256; of one's own file `absent` where it is not here."""
         if self.weights_file is not None:
-            try:
-                return sha256(self.weights_file)[:16]
-            except MissingData:
-                return "absent"
+            return hash_of(self.weights_file)
         return None if self.weights is None else hash_in_name(self.address())
 
     def require(self) -> None:

@@ -48,6 +48,14 @@ def sha256(file: Path) -> str:
     return _sha256(file, known.st_size, known.st_mtime_ns)
 
 
+def hash_of(file: Path) -> str:
+    """First digits of its SHA-256, for keys; `absent` where it is not on this machine: planning goes on without it."""
+    try:
+        return sha256(file)[:16]
+    except MissingData:
+        return "absent"
+
+
 @lru_cache(maxsize=64)
 def _sha256(file: Path, size: int, time: int) -> str:
     with file.open("rb") as stream:
@@ -79,6 +87,11 @@ def load_into(network: nn.Module, state: State, file: Path, but: tuple[str, ...]
     missing = [name for name in own if name not in state and not name.endswith(counters)]
     unlike = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unlike:
-        told = f"no {missing[0]}" if missing else f"another shape of {unlike[0]}"
+        told = f"no {missing[0]}" if missing else _shapes(unlike[0], state, own)
         raise InputError(f"{file}: does not fit {type(network).__name__} ({told}); choose weights of this network")
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def _shapes(name: str, state: State, own: State) -> str:
+    there, here = ("×".join(map(str, side[name].shape)) for side in (state, own))
+    return f"another shape of {name}, {there} for {here}"

@@ -85,7 +85,9 @@ class Train(Training):
         """The detector as its training starts; a paper's training may take weights from elsewhere."""
         if isinstance(self.model, Design):
             shutil.copyfile(context.inputs["model"].path(self.model.file), context.folder / self.model.file)
-        detector = network(self.model, context.inputs.get("model")).build(num_classes)
+        model = network(self.model, context.inputs.get("model"))
+        detector = model.build(num_classes)
+        model.start(detector)
         if self.start is not None:
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
         return detector
