@@ -18,6 +18,7 @@ from benchsuite.pipelines.detection import Detection, found
 from benchsuite.pipelines.probe import probe_for
 from benchsuite.report import probed
 from benchsuite.report.draw import save_figure
+from benchsuite.report.figures._style import caption
 from benchsuite.report.pictures import Boxes, Picture, detections
 from benchsuite.verbs.plan import Plan
 
@@ -33,7 +34,8 @@ def plot_detections(plan: Plan, store: Store, folder: Path, count: int, form: st
     data, predicted = job.data.open(), found(store.verified(job.key))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
     pictures = [_picture(data, predicted, int(index), threshold) for index in chosen]
-    figure = detections(pictures, data.classes, _title(plan, data.name, seed), threshold)
+    figure = detections(pictures, data.classes, plan.rows[0].id, threshold)
+    caption(figure, _settings(plan, data.name, seed))
     return save_figure(figure, placed(folder, *_words(plan), "detections", suffix=f".{form}"))
 
 
@@ -52,7 +54,7 @@ def plot_probe(picture: str, plan: Plan, store: Store, folder: Path, image: int,
     for failure in outcome.failures:
         raise InputError(failure.message)
     file = store.verified(job.key).path("arrays.safetensors")
-    figure = probed.draw(picture, file, f"{_title(plan, val.name, seed)}, image {image}")
+    figure = probed.draw(picture, file, plan.rows[0].id, f"{_settings(plan, val.name, seed)} · image {image}")
     drawn = save_figure(figure, placed(folder, *_words(plan), picture, suffix=f".{form}"))
     arrays = drawn.with_suffix(".safetensors")
     with outgoing(arrays) as scratch:
@@ -79,8 +81,9 @@ def require(job: Job, plan: Plan, store: Store) -> None:
         )
 
 
-def _title(plan: Plan, data: str, seed: int) -> str:
-    return f"{plan.rows[0].id}, {plan.tier} tier on {data}, seed {seed}"
+def _settings(plan: Plan, data: str, seed: int) -> str:
+    changed = f" · set {', '.join(plan.overrides)}" if plan.overrides else ""
+    return f"tier {plan.tier} · data {data} · seed {seed}{changed}"
 
 
 def _words(plan: Plan) -> list[str]:

@@ -64,24 +64,40 @@ def style() -> Iterator[None]:
 
 
 def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
-    """A figure for panels of that height in inches, 300 dpi, under a title that says what is shown and, below it,
-    tier, data and seeds: no number is seen without them."""
+    """A figure for panels of that height in inches, 300 dpi, under a short title that says what is shown; tier, data,
+    seeds and settings stand in a caption below: no number is seen without them."""
     warning = [meaning(results)] if results.tier == "smoke" else []
-    # The title names no device and no commit: they stand in the table and would crowd the page.
+    # The caption names no device and no commit: they stand in the table and would crowd the page.
     bare = results.model_copy(update={"rows": (), "environment": {}, "earlier": ()})
-    lines = [*textwrap.wrap(shortened(provenance(bare), LONGEST), round(20 * width)), *warning]
     title = f"{shortened(results.title, LONGEST)} ({results.paper.id}, Table {shortened(results.table, LONGEST_LABEL)})"
     name = textwrap.wrap(title, round(11 * width))
-    band = 0.33 + 0.16 * len(name) + 0.12 * len(lines)
+    band = 0.33 + 0.16 * len(name) + 0.12 * len(warning)
     longest = max((len(row.name) for row in results.rows), default=0)
     total = height + band + 0.06 * max(0, longest - 14)  # room for long names under the panels
     figure = Figure(figsize=(width, total), dpi=300, layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - band / total)))
     top = 1 - 0.05 / total
     figure.text(0.01, top, "\n".join(name), ha="left", va="top", fontsize=9.5, weight="bold")
     below = top - (0.02 + 0.16 * len(name)) / total
-    color = ACCENT if warning else "#555555"
-    figure.text(0.01, below, "\n".join(lines), ha="left", va="top", fontsize=7, color=color)
+    figure.text(0.01, below, "\n".join(warning), ha="left", va="top", fontsize=7, color=ACCENT)
+    caption(figure, provenance(bare))
     return figure
+
+
+def caption(figure: Figure, text: str, color: str = "#555555") -> None:
+    """Write what a figure was made with below it, in as many lines as it needs; the figure grows by them."""
+    lines = textwrap.wrap(visible(shortened(text, 4 * LONGEST)), round(20 * figure.get_figwidth()))
+    before, band = figure.get_figheight(), 0.1 + 0.12 * len(lines)
+    after, engine = before + band, figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    left, bottom, width, height = engine.get()["rect"]
+    engine.set(rect=(left, (bottom * before + band) / after, width, height * before / after))
+    for each in figure.texts:  # what stands there already stays where it is, counted from the top
+        x, y = each.get_position()
+        each.set_position((x, (y * before + band) / after))
+    for each_legend in figure.legends:
+        each_legend.set_bbox_to_anchor((0, band / after, 1, before / after), transform=figure.transFigure)
+    figure.set_figheight(after)
+    figure.text(0.01, 0.05 / after, "\n".join(lines), ha="left", va="bottom", fontsize=7, color=color)
 
 
 def headline(figure: Figure, text: str) -> None:
@@ -128,7 +144,8 @@ def legend(figure: Figure, *panels: Axes) -> None:
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     # The panels' own gap to the band is the legend's place.
-    top = engine.get()["rect"][3] + 0.02 / figure.get_figheight()
+    _, bottom, _, height = engine.get()["rect"]
+    top = bottom + height + 0.02 / figure.get_figheight()
     figure.legend(list(found.values()), list(found), loc="lower left", bbox_to_anchor=(0.01, top), ncols=len(found),
                   handlelength=1.4, columnspacing=1.6, borderaxespad=0)  # fmt: skip
 

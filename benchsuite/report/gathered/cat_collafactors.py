@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, shortened
 from benchsuite.recipe.form import TIERS
-from benchsuite.report.figures._style import ACCENT, LONGEST, OURS, WIDTH, style
+from benchsuite.report.figures._style import ACCENT, LONGEST, OURS, WIDTH, caption, style
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
 from benchsuite.report.grids import meaning
@@ -50,7 +50,7 @@ class TrainedRow:
 
     @property
     def name(self) -> str:
-        """Row, tier, data and step: what a panel must say."""
+        """Row, tier, data, settings and step: what a caption must say."""
         steps = "/".join(str(step) for step in dict.fromkeys(each.step for each in self.seeds))
         found = self.results
         where = [f"{found.recipe}/{self.row.id}", f"{found.tier} tier on {found.data.name}", *found.overrides]
@@ -111,17 +111,13 @@ def _missing(folder: Path, tier: str, task: str) -> str:
 
 def _figure(runs: Mapping[str, TrainedRow | None], missing: Mapping[str, str]) -> Figure:
     found = [run for run in runs.values() if run]
-    smoke = any(run.results.tier == "smoke" for run in found)
     with style():
         figure = Figure(figsize=(WIDTH, 2.9), dpi=300, layout="constrained")
         figure.suptitle("CAT's exterior colla-factors by layer (after softmax), a line a seed", x=0.01, ha="left",
                         fontsize=9.5, weight="bold")  # fmt: skip
         panels = figure.subplots(1, len(runs), sharey=True)
-        names = {task: textwrap.wrap(shortened(run.name, LONGEST) if run else "", 44) for task, run in runs.items()}
-        longest = max(map(len, names.values()))
         for axes, (task, run) in zip(panels, runs.items(), strict=True):
-            below = names[task] + [""] * (longest - len(names[task]))  # so that the tasks stand in one line
-            axes.set_title("\n".join([task, *below]), fontsize=6.5)
+            axes.set_title(task)
             axes.set_xlabel("layer")
             if run is None:
                 _say(axes, missing[task])
@@ -131,9 +127,9 @@ def _figure(runs: Mapping[str, TrainedRow | None], missing: Mapping[str, str]) -
         legend = figure.legend(*shown.get_legend_handles_labels(), loc="outside lower left", ncols=2)
         for text in legend.get_texts():
             text.set_parse_math(True)
-        if smoke:
-            warning = next(meaning(run.results) for run in found if run.results.tier == "smoke")
-            figure.text(0.99, 0.01, warning, ha="right", fontsize=6.5, color=ACCENT)
+        warning = [meaning(run.results) for run in found if run.results.tier == "smoke"][:1]
+        told = [f"{task}: {shortened(run.name, LONGEST)}." for task, run in runs.items() if run]
+        caption(figure, " ".join([*warning, *told]), *([ACCENT] if warning else []))
     return figure
 
 

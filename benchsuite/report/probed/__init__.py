@@ -18,9 +18,13 @@ def available() -> dict[str, str]:
     return described(Path(__file__).parent)
 
 
-def draw(name: str, file: Path, title: str) -> "Figure":
-    """The picture `name` of the arrays in `file`; InputError where it cannot be read."""
+def draw(name: str, file: Path, title: str, settings: str = "") -> "Figure":
+    """The picture `name` of the arrays in `file` under a title that begins with `title`, and `settings` in a caption
+    below; InputError where it cannot be read."""
+    from benchsuite.report.figures._style import caption
     from benchsuite.report.probed._arrays import load
 
     figure: Figure = import_module(f"{__name__}.{name.replace('-', '_')}").draw(load(file), title)
+    if settings:
+        caption(figure, settings)
     return figure
