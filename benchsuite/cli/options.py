@@ -9,6 +9,8 @@ import typer
 from benchsuite.errors import InputError
 
 if TYPE_CHECKING:
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.budget import Budget
     from benchsuite.verbs.plan import Plan
 
 app = typer.Typer(
@@ -50,6 +52,18 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting:
 StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
 Form = Literal["png", "pdf", "svg"]
+BudgetTime = Annotated[
+    str, typer.Option("--budget", help="Only the rows and seeds that settle the most claims in that time: 24h, 1h30m.")
+]
+Takes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For --budget: how long a kind of job takes, where the store cannot tell: train=20m. Repeatable."
+    ),
+]
+Spread = Annotated[
+    float | None, typer.Option(help="For --budget: standard deviation over seeds where nothing was measured: 1.", min=0)
+]
 Device = Annotated[
     str, typer.Option(envvar="BENCH_DEVICE", help="cpu, cuda, cuda:N, or auto: CUDA where there is one.")
 ]
@@ -82,20 +96,33 @@ def target_of(verb: str, text: str) -> tuple[str, str]:
     return recipe, row
 
 
+def budget_of(plan: "Plan", store: "Store", budget: str, takes: list[str] | None, spread: float | None) -> "Budget":
+    """The choice that --budget, --takes and --spread ask for."""
+    from benchsuite.verbs.budget import SPREAD, choose
+    from benchsuite.verbs.times import Estimates, seconds_of, told_of
+
+    times = Estimates.on(store, plan.device, told_of(takes or ()))
+    return choose(plan, store, seconds_of("--budget", budget), times, SPREAD if spread is None else spread)
+
+
 def planned_of(
     ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
-    device: str = "auto", timed_on: str = "",
+    device: str = "auto", timed_on: str = "", budget: str = "",
 ) -> "Plan":  # fmt: skip
-    """The plan that a verb's options ask for."""
+    """The plan that a verb's options ask for; with a budget, of all seeds that it may choose from."""
     from benchsuite.recipe.recipe import select
     from benchsuite.verbs.plan import make_plan
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
-    recipes = select(ids)
+    recipes, asked = select(ids), seeds_of(seeds)
+    if budget and not asked:
+        from benchsuite.verbs.budget import SEEDS
+
+        asked = list(SEEDS)
     return make_plan(
-        recipes, tier, rows=split("--rows", rows), seeds=seeds_of(seeds), data=data, overrides=sets or (),
-        device=device, timed_on=timed_on,
+        recipes, tier, rows=split("--rows", rows), seeds=asked, data=data, overrides=sets or (), device=device,
+        timed_on=timed_on,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchsuite.cli.options import (
+    BudgetTime,
     Data,
     DataRoot,
     Device,
@@ -17,14 +18,18 @@ from benchsuite.cli.options import (
     Rows,
     Seeds,
     Sets,
+    Spread,
     StoreDir,
+    Takes,
     Tier,
     TimedOn,
     app,
+    budget_of,
     complete,
     planned_of,
     target_of,
 )
+from benchsuite.errors import InputError
 from benchsuite.verbs.terminal import print_json
 
 
@@ -64,16 +69,23 @@ def show(recipe: Id, as_json: Json = False) -> None:
 @app.command()
 def plan(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
-    sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "", as_json: Json = False,
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "",
+    budget: BudgetTime = "", takes: Takes = None, spread: Spread = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the jobs that a run would do and which of them are done already.
 
     bench plan 'har-*' --tier paper
+
+    bench plan har-table1 --tier mini --data ~/mydata --budget 24h
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import plan_form, print_plan
+    from benchsuite.verbs.listing import plan_form, print_budget, print_plan
 
-    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on), Store(store)
+    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on, budget), Store(store)
+    if budget:
+        chosen = budget_of(planned, kept, budget, takes, spread)
+        print_json(plan_form(chosen.chosen, kept) | {"budget": chosen.form()}) if as_json else print_budget(chosen)
+        return
     print_json(plan_form(planned, kept)) if as_json else print_plan(planned, kept)
 
 
@@ -101,6 +113,7 @@ def inspect(
 def run(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
     sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "",
+    budget: BudgetTime = "", takes: Takes = None, spread: Spread = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once: per GPU, or sharing the CPU's cores.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("results"),
     name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
@@ -132,14 +145,19 @@ def run(
     from benchsuite.engine.job import Execution
     from benchsuite.engine.store import Store
     from benchsuite.engine.worker import warm
-    from benchsuite.verbs.listing import print_plan
+    from benchsuite.verbs.listing import print_budget, print_plan
     from benchsuite.verbs.run import RunOptions, run_plan
     from benchsuite.verbs.terminal import print_things
 
     if executor == "local":
         warm()  # workers load torch while this process plans
-    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on), Store(store)
-    print_plan(planned, kept, to_stderr=as_json)
+    planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on, budget), Store(store)
+    if budget and executor != "local":
+        raise InputError(
+            "--budget: looks at results between seeds, which a cluster's workers do not; leave it out there"
+        )
+    if not budget:
+        print_plan(planned, kept, to_stderr=as_json)
     if executor == "slurm":
         from benchsuite.verbs.slurm import Cluster, arguments_of, submit
 
@@ -150,7 +168,15 @@ def run(
         slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
         execution=Execution(deterministic, loaders),
     )  # fmt: skip
-    outcome = run_plan(planned, kept, options)
+    if budget:
+        from benchsuite.verbs.budget import run as run_budget
+
+        chosen = budget_of(planned, kept, budget, takes, spread)
+        print_budget(chosen, to_stderr=as_json)
+        outcome, looks = run_budget(chosen, kept, options)
+        print_things(*looks, to_stderr=as_json)
+    else:
+        outcome = run_plan(planned, kept, options)
     print_json(outcome.form()) if as_json else outcome.show()
     raise typer.Exit(outcome.exit_code)
 
@@ -159,7 +185,7 @@ def run(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Results files.")],
     check: Annotated[bool, typer.Option(help="Exit with 1 if a claim fails or a cell is off.")] = False,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, latex or csv.")] = "text",
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv, html or json.")] = "text",
     as_json: Json = False,
 ) -> None:
     """Set results beside the published numbers: differences, intervals, verdicts on the paper's claims.

@@ -26,20 +26,38 @@ from benchsuite.verbs.terminal import print_json
 
 @app.command()
 def score(
-    ground_truth: Annotated[Path, typer.Argument(help="A COCO JSON, or a VOCdevkit split: VOCdevkit/VOC2007:test.")],
-    detections: Annotated[Path, typer.Argument(help="A COCO results JSON, or a folder of VOC comp4 files.")],
+    ground_truth: Annotated[
+        Path,
+        typer.Argument(help="A COCO JSON, a VOCdevkit split (VOCdevkit/VOC2007:test), or an archive of bench pack."),
+    ],
+    detections: Annotated[
+        Path | None, typer.Argument(help="A COCO results JSON, or a folder of VOC comp4 files; none for an archive.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="coco, voc07 (11-point) or voc12 (area).")] = "coco",
     as_json: Json = False,
 ) -> None:
-    """Score anybody's detections.
+    """Score anybody's detections; or count a packed table again and exit with 1 where a number comes out otherwise.
 
     bench score instances_val2017.json detections.json --protocol coco
+
+    bench score har-table1.tar.xz
     """
-    from benchsuite.verbs.listing import print_score
+    from benchsuite.verbs.listing import print_again, print_score
     from benchsuite.verbs.score import score as score_files
 
-    found = score_files(ground_truth, detections, protocol)
-    print_json(found) if as_json else print_score(found)
+    if detections is not None:
+        found = score_files(ground_truth, detections, protocol)
+        print_json(found) if as_json else print_score(found)
+        return
+    from benchsuite.verbs.again import count_again
+    from benchsuite.verbs.capsule import opened
+
+    if ground_truth.suffix == ".json" or not ground_truth.is_file():
+        raise InputError(f"score {ground_truth}: needs detections too; for instance bench score truth.json found.json")
+    with opened(ground_truth) as capsule:
+        again = list(count_again(capsule))
+    print_json([each.form() for each in again]) if as_json else print_again(again)
+    raise typer.Exit(1 if any(each.unlike for each in again) else 0)
 
 
 @app.command("add-row")

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from benchsuite.cli.options import Json, Out, StoreDir, app, store_app
+from benchsuite.cli.options import (
+    Data,
+    DataRoot,
+    Device,
+    Id,
+    Json,
+    Out,
+    Rows,
+    Seeds,
+    Sets,
+    StoreDir,
+    Tier,
+    app,
+    planned_of,
+    store_app,
+)
+from benchsuite.errors import InputError
 from benchsuite.verbs.terminal import print_json
 
 
@@ -25,20 +41,81 @@ def status(store: StoreDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def logs(
-    key: Annotated[str, typer.Argument(help="A job's key, or how it begins; see `bench status`.")],
+    key: Annotated[str, typer.Argument(help="A job's key, or how it begins; see `bench status`.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
-    store: StoreDir = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write training logs there for TensorBoard: of all results, or of one key.")
+    ] = None,
+    store: StoreDir = None, out: Out = Path("results"),
 ) -> None:  # fmt: skip
-    """Show what a job printed, and a training's log.
+    """Show what a job printed, and a training's log; or write training logs for TensorBoard.
 
     bench logs 3fa9 -f
+
+    bench logs --tensorboard tb && tensorboard --logdir tb
     """
     from benchsuite.engine.store import Store
     from benchsuite.verbs.status import find, lines
+    from benchsuite.verbs.tensorboard import export, run_of, runs_of
 
     kept = Store(store)
+    if tensorboard is not None:
+        for folder in export(run_of(kept, key) if key else runs_of(kept, out), tensorboard):
+            print(folder)
+        return
+    if not key:
+        raise InputError("logs: needs a job's key, or --tensorboard DIR; bench status and bench store list have keys")
     for line in lines(kept, find(kept, key), follow):
         print(line, flush=True)
+
+
+@app.command()
+def pack(
+    recipe: Id, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
+    sets: Sets = None, store: StoreDir = None, device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the results files.")] = Path("results"),
+    name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", "-o", help="The archive: RECIPE.TIER.tar.xz.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Pack a table's results with all they can be counted from again: detections, truth, seeds; no images, no weights.
+
+    Seeds and settings are those of the results file, where it is there and nothing else is said.
+
+    bench pack har-table1 --tier mini --data ~/mydata -o har-table1.tar.xz
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.verbs.capsule import earlier
+    from benchsuite.verbs.capsule import pack as pack_up
+    from benchsuite.verbs.listing import print_packed
+
+    chosen, named = load_recipe(recipe), name or (data.resolve().name if data else "")
+    if known := earlier(chosen, tier, named, out):
+        seeds, sets = seeds or ",".join(map(str, known.seeds)), sets or list(known.overrides)
+    planned = planned_of([recipe], tier, rows, seeds, data, data_root, sets, device)
+    target = file or Path(".".join(filter(None, (chosen.id, tier, named, "tar.xz"))))
+    found = pack_up(planned, planned.rows[0].recipe, Store(store), target, named)
+    print_json(found.form()) if as_json else print_packed(found)
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="An archive of `bench pack`.")],
+    store: StoreDir = None,
+    out: Annotated[Path, typer.Option(help="Where the results file goes.")] = Path("results"),
+    force: Annotated[bool, typer.Option(help="Overwrite a results file of unlike settings.")] = False,
+) -> None:
+    """Take a packed table: its results file, and its jobs into the store, after checking every file of it.
+
+    bench unpack har-table1.tar.xz, then bench compare results/*.json; bench score har-table1.tar.xz counts again
+    """
+    from benchsuite.engine.store import Store
+    from benchsuite.verbs.capsule import unpack as take_out
+    from benchsuite.verbs.terminal import print_things
+
+    results, new = take_out(file, Store(store), out, force)
+    print_things(f"{results}: {len(new)} jobs were new; bench score {file} counts its numbers again")
 
 
 @store_app.command("list")

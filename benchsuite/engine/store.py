@@ -84,6 +84,10 @@ class Store:
         """What `artifact.json` says: key, job, label, inputs, device, threads, seconds, environment, files."""
         return _read_record(Artifact(key, self.folder(key)))
 
+    def files(self, key: str) -> list[str]:
+        """The files of a finished job that its record lists."""
+        return list(_recorded_files(Artifact(key, self.folder(key))))
+
     def prepare(self) -> None:
         """Make the folders and sweep what killed processes left; InputError if the store cannot be written."""
         if umask() & 0o700:

@@ -18,7 +18,8 @@ from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.heading import Heading
 from benchsuite.report.compare import Section, compare
 from benchsuite.report.gathered._runs import log, seed_of, trainings
-from benchsuite.report.grids import Grid, meaning, provenance, section_grids
+from benchsuite.report.grids import meaning, provenance, section_grids
+from benchsuite.report.html import SortableTable, rendered
 from benchsuite.report.results import Results, load
 
 TEMPLATE = "page.html"
@@ -52,7 +53,7 @@ class Part:
     results: Results
     provenance: str
     meaning: str
-    tables: tuple["SortableTable", ...]
+    tables: tuple[SortableTable, ...]
     figure: str
     curves: tuple[Curve, ...]
     highest: float
@@ -61,32 +62,11 @@ class Part:
     verdicts: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class SortableTable:
-    """A grid whose lines are grouped by the row of the published table that they are about: groups are what is
-    sorted."""
-
-    grid: Grid
-    groups: tuple[tuple[tuple[str, ...], ...], ...]
-
-    @classmethod
-    def of(cls, grid: Grid) -> "SortableTable":
-        """A line whose first cell is empty belongs to the one above."""
-        groups: list[list[tuple[str, ...]]] = []
-        for line in grid.lines:
-            if line[0] or not groups:
-                groups.append([])
-            groups[-1].append(line)
-        return cls(grid, tuple(tuple(group) for group in groups))
-
-
 def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -> int:
     """Write the page of all results files in `folder`; how many there were.
 
     InputError where there is none, one of them cannot be read, or the page cannot be written.
     """
-    import jinja2
-
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"{folder}: holds no results files; `bench run` writes them")
@@ -95,13 +75,7 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
     parts = [
         _part(path, section, groups[id(section)], store) for path, section in zip(files, compared.sections, strict=True)
     ]
-    loader = jinja2.PackageLoader("benchsuite.report", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template(TEMPLATE).render(
-        parts=parts, coverage=_coverage(headings, parts), tiers=TIERS, width=WIDTH, height=HEIGHT
-    )
+    page = rendered(TEMPLATE, parts=parts, coverage=_coverage(headings, parts), tiers=TIERS, width=WIDTH, height=HEIGHT)
     with outgoing(file) as scratch:
         scratch.write_text(page, encoding="utf-8")
     return len(files)

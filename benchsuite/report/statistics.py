@@ -189,6 +189,17 @@ def seeds_needed(margin: float, deviation: float, level: float, rows: int = 2, m
     return None
 
 
+def power(margin: float, deviation: float, seeds: int, df: float, level: float) -> float:
+    """The chance that a test at `level` settles a claim whose difference truly lies `margin` from its bound and varies
+    by `deviation` from seed to seed: of Student's noncentral t."""
+    from scipy.special import nctdtr
+
+    if deviation == 0:
+        return float(margin != 0)
+    reach, shift = t_quantile(level, df), abs(margin) * math.sqrt(seeds) / deviation
+    return float(1 - nctdtr(df, shift, reach) + nctdtr(df, shift, -reach))
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How measured differences go with published ones, over `rows` rows: how many signs are equal of those that

@@ -1,13 +1,15 @@
-"""A comparison as text for the terminal, as Markdown, LaTeX or CSV."""
+"""A comparison as text for the terminal, as Markdown, LaTeX, CSV, HTML or JSON."""
 
 import csv
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
 from benchsuite.errors import InputError, nearest, shortened
 from benchsuite.report.compare import Comparison, Section
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
+from benchsuite.report.html import as_html
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,9 +19,9 @@ STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yell
 
 
 def render(comparison: Comparison, form: str = "text", values_only: bool = False) -> None:
-    """Print a comparison to stdout as `text` (`values_only`: without differences and claims), `markdown`, `latex` or
-    `csv`; InputError for another form."""
-    writers = {"markdown": markdown, "latex": latex, "csv": as_csv}
+    """Print a comparison to stdout as `text` (`values_only`: without differences and claims), `markdown`, `latex`,
+    `csv`, `html` or `json`; InputError for another form."""
+    writers = {"markdown": markdown, "latex": latex, "csv": as_csv, "html": as_html, "json": as_json}
     if form in writers:
         print(writers[form](comparison), end="")
         return
@@ -133,6 +135,11 @@ def _tex(text: str) -> str:
                "–": "--", "[": "{[}"}  # fmt: skip
     signs = r"[\[\\~^·τ−±…×–&%$#_{}]"
     return re.sub(signs, lambda found: special.get(found[0], "\\" + found[0]), shortened(text, LONGEST_TEXT))
+
+
+def as_json(comparison: Comparison) -> str:
+    """What a program reads, as `docs/compare.schema.json` describes it."""
+    return json.dumps(comparison.form(), indent=1) + "\n"
 
 
 CSV_HEAD = (

@@ -87,7 +87,8 @@ def _row(
     }
     done = {seed for seed, found in metrics.items() if found}
     keys = tuple(job.key for seed in sorted(done) for job in planned.jobs[seed].values())
-    made = [job for seed in done for job in _chain(planned.jobs[seed])]
+    # The store may lack what detections were made with: a capsule brings no weights.
+    made = [job for seed in done for job in _chain(planned.jobs[seed]) if store.artifact(job.key)]
     devices = dict.fromkeys(_device(job.key, store) for job in [job for job in made if job.on_device] or made)
     status: RowStatus = "done" if len(done) == len(seeds) else "partial" if done else "not_run"
     reason = _reason(planned, outcome)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from benchsuite.data.verify import ClassReport, Report
     from benchsuite.engine.store import Store
+    from benchsuite.verbs.again import Again
+    from benchsuite.verbs.budget import Budget
+    from benchsuite.verbs.capsule import Packed
     from benchsuite.verbs.doctor import Check
     from benchsuite.verbs.export import Exported
     from benchsuite.verbs.plan import Plan
@@ -132,6 +135,27 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
             f"{each['recipe']}: will settle none of {_claims(each['claims'])}: {each['reason']}{several}"
             for each in form["unsettled"]
         ),
+        to_stderr=to_stderr,
+    )
+
+
+def print_budget(budget: "Budget", to_stderr: bool = False) -> None:
+    """Seeds of each row, the chance that each claim is settled, and why no more."""
+    from benchsuite.engine.progress import clock
+
+    form = budget.form()
+    rows = [(row, " ".join(map(str, seeds)) or "none: no claim that fits the budget needs it")
+            for row, seeds in form["rows"].items()]  # fmt: skip
+    claims = [
+        (f"{each['recipe']}: {each['claim']}", f"{each['chance']:.0%}", each["reason"]) for each in form["claims"]
+    ]
+    uncounted = ", ".join(form["uncounted"])
+    print_things(
+        table("", ("row", "seeds"), rows, left=2),
+        table("", ("claim", "chance to be settled", "left out because"), claims, left=1),
+        f"{clock(budget.estimate)} of {clock(budget.seconds)}, jobs one after the other; {form['expected']:.1f} of "
+        f"{len(claims)} claims expected to be settled",
+        *([f"not counted, for no such job is in the store: {uncounted}"] if uncounted else []),
         to_stderr=to_stderr,
     )
 
@@ -264,6 +288,23 @@ def print_pruned(paths: "Sequence[Path]", freed: int, deleted: bool) -> None:
         print_things(f"deleted: {what}" if paths else "nothing to delete")
     else:
         print_things(*(path.as_posix() for path in paths), f"{what} can go; add --yes to delete")
+
+
+def print_packed(found: "Packed") -> None:
+    """Where the archive is and what it lacks."""
+    print_things(
+        f"written: {found.file}, {found.jobs} jobs, {_bytes(found.bytes)}; bench score {found.file} counts again",
+        *(marked("yellow", "left out", f"{each}: not in the store") for each in found.absent),
+    )
+
+
+def print_again(found: "Sequence[Again]") -> None:
+    """One line a count, and each number that came out otherwise than recorded."""
+    for each in found:
+        word = marked("red", "unlike", each.what) if each.unlike else marked("green", "same  ", each.what)
+        print_things(word, *(f"  {name}: recorded {old}, now {new}" for name, (old, new) in each.unlike.items()))
+    counted, unlike = sum(bool(each.key) for each in found), sum(bool(each.unlike) for each in found)
+    print_things(f"{counted} counts made again from what was kept, {unlike or 'none'} unlike")
 
 
 def _bytes(count: int) -> str:

@@ -78,7 +78,7 @@ class Plan:
                 number = numbers[claim.on]
                 if first is None or second is None or number is None:
                     continue
-                for seed in first.seeds:
+                for seed in [seed for seed in first.seeds if seed in second.seeds]:
                     if job := first.pipeline.difference(second.pipeline, seed, number):
                         jobs[recipe.id, claim, seed] = job
         return jobs

@@ -1,18 +1,14 @@
 """Look after a store: what it holds, whether that is intact, what nobody needs any more; and carry work elsewhere."""
 
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from benchsuite.engine.job import Artifact
 from benchsuite.engine.store import RECORD, Store, remove
 from benchsuite.errors import BenchError, InputError
 from benchsuite.report.results import load
-
-LARGEST = 64 << 30
-"""Bytes that an archive may unpack to: more is a mistake, or an attack on the disk."""
+from benchsuite.verbs.archive import reading, write
 
 
 @dataclass(frozen=True)
@@ -110,25 +106,21 @@ def pack(store: Store, wanted: Sequence[str], file: Path) -> list[str]:
 
     InputError where a job is not here or not intact, or the file cannot be written.
     """
-    chosen: dict[str, Artifact] = {}
+    chosen: set[str] = set()
     asked = list(wanted)
     while asked:
         key = asked.pop()
         if key not in chosen:
-            chosen[key] = store.verified(key)
-            inputs = store.record(key).get("inputs")
+            chosen.add(key)
+            inputs = store.record(store.verified(key).key).get("inputs")
             asked += [str(needed) for needed in inputs.values()] if isinstance(inputs, dict) else []
-    scratch = file.with_name(f".{file.name}.scratch")
-    try:
-        with tarfile.open(scratch, "w:gz" if file.suffix in (".gz", ".tgz") else "w") as archive:
-            for key in sorted(chosen):
-                archive.add(chosen[key].folder, arcname=key)
-        scratch.replace(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        scratch.unlink(missing_ok=True)
+    write(file, entries(store, chosen))
     return sorted(chosen)
+
+
+def entries(store: Store, chosen: Iterable[str]) -> dict[str, Path]:
+    """The files of finished jobs by their names in an archive: below the job's key, as in the store."""
+    return {f"{key}/{name}": store.folder(key) / name for key in chosen for name in (RECORD, *store.files(key))}
 
 
 def unpack(store: Store, file: Path) -> list[str]:
@@ -137,40 +129,20 @@ def unpack(store: Store, file: Path) -> list[str]:
     InputError where the archive is no archive, holds anything but files in folders named by keys, or a changed file.
     """
     store.prepare()
-    try:
-        with tarfile.open(file) as archive:
-            members = archive.getmembers()
-            _check(file, members)
-            packed = sorted({PurePosixPath(member.name).parts[0] for member in members})
-            absent = [key for key in packed if store.artifact(key) is None]
-            new = [key for key in absent if _take(store, archive, members, key, file)]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{file}: cannot be read as an archive ({' '.join(str(error).split())[:120]})") from None
-    return new
+    with reading(file) as archive:
+        absent = [key for key in archive.tops if store.artifact(key) is None]
+        return [key for key in absent if take(store, key, archive.extract, file)]
 
 
-def _check(file: Path, members: Sequence[tarfile.TarInfo]) -> None:
-    total = 0
-    for member in members:
-        path = PurePosixPath(member.name)
-        plain = member.isfile() or member.isdir()
-        inside = not path.is_absolute() and ".." not in path.parts and path.parts
-        if not (plain and inside and path.parts[0].isalnum()):
-            raise InputError(f"{file}: holds {member.name!r}, which is no file below a job's key; nothing was taken")
-        total += member.size
-    if total > LARGEST:
-        raise InputError(f"{file}: would unpack to {total >> 30} GiB; nothing was taken")
-
-
-def _take(store: Store, archive: tarfile.TarFile, members: Sequence[tarfile.TarInfo], key: str, file: Path) -> bool:
-    """Unpack one job beside the others and publish it when it is intact; False where another process holds it."""
+def take(store: Store, key: str, bring: Callable[[str, Path], object], file: Path) -> bool:
+    """Let `bring` put one job of an archive `file` into a folder beside the others, and publish it when it is intact;
+    False where another process holds it."""
     with store.lock(key) as mine:
         if not mine:
             return False
         with store.explained(), store.scratch(key) as folder:
             arrived = Store(folder)
-            its = [member for member in members if PurePosixPath(member.name).parts[0] == key]
-            archive.extractall(arrived.folder(key).parent, its, filter="data")
+            bring(key, arrived.folder(key).parent)
             try:
                 arrived.verified(key)
             except BenchError as error:
