@@ -133,9 +133,9 @@ class Comparison:
         )
 
     def form(self) -> dict[str, Any]:
-        """JSON of `bench compare`."""
+        """JSON of `bench compare`; `document` describes it."""
         tiers = [_tier_form(one) for group in self.groups for lower in group for one in tier_agreements(group, lower)]
-        return {"sections": [_section_form(section) for section in self.sections], "tiers": tiers}
+        return {"schema": 1, "sections": [_section_form(section) for section in self.sections], "tiers": tiers}
 
 
 def compare(results: Sequence[Results]) -> Comparison:
@@ -316,15 +316,24 @@ def _section_form(section: Section) -> dict[str, Any]:
     results = section.results
     return {
         "recipe": results.recipe,
+        "paper": results.paper.id,
+        "cite": results.paper.cite,
+        "table": results.table,
+        "title": results.title,
         "tier": results.tier,
         "data": results.data.model_dump(),
         "protocol": results.protocol,
         "overrides": list(results.overrides),
         "seeds": list(results.seeds),
         "rows": [
-            {"id": row.id, "role": row.role, "status": row.status, "baseline": row.baseline,
-             "cells": {column.id: asdict(section.cells[row.id, column.id]) for column in results.columns}}
+            {"id": row.id, "label": row.name, "role": row.role, "status": row.status, "baseline": row.baseline,
+             "device": row.device, "deviations": list(row.deviations), "reason": row.reason,
+             "cells": {column.id: _cell_form(section, row, column) for column in results.columns}}
             for row in results.rows
+        ],
+        "columns": [
+            {"id": column.id, "label": column.name, "better": column.better, "decimals": column.decimals}
+            for column in results.columns
         ],
         "claims": [
             {**claim.claim.model_dump(), "text": claim.text, "verdict": claim.verdict, "p": claim.p,
@@ -337,6 +346,13 @@ def _section_form(section: Section) -> dict[str, Any]:
         "foreign": [asdict(each) for each in section.foreign],
         "agreement": {name: asdict(agreement) for name, agreement in section.agreements.items()},
     }  # fmt: skip
+
+
+def _cell_form(section: Section, row: RowRecord, column: Column) -> dict[str, Any]:
+    """With the raw values, one for each of the section's seeds."""
+    values = section.results.values(row.id, column.id)
+    raw = [values.get(seed) for seed in section.results.seeds]
+    return {**asdict(section.cells[row.id, column.id]), "values": raw}
 
 
 def _tier_form(one: TierAgreement) -> dict[str, Any]:

@@ -72,6 +72,14 @@ class ImagesForm(_Form):
     high: float
 
 
+class TogetherForm(_Form):
+    """The 95 % interval over images of the mean difference under these seeds."""
+
+    seeds: tuple[int, ...]
+    low: float
+    high: float
+
+
 class ClaimForm(_Form):
     """A claim of the paper and what became of it: `better` beats `than` on a column by more than `by`, or `close` is
     within `within` of `to`.
@@ -79,6 +87,7 @@ class ClaimForm(_Form):
     p           of the difference from the claim's bound, with `df` degrees of freedom, held to `level` (Holm)
     detectable  the distance from the bound that these seeds would have settled
     equivalent_within  the smallest bound within which they show two rows claimed to be close
+    both        the 95 % interval of the difference over seeds and images
     """
 
     on: str
@@ -98,6 +107,8 @@ class ClaimForm(_Form):
     detectable: float | None
     equivalent_within: float | None
     images: tuple[ImagesForm, ...]
+    images_together: TogetherForm | None
+    both: tuple[float, float] | None
     note: str
 
 
@@ -108,6 +119,18 @@ class AgreementForm(_Form):
     signs: int
     signed: int
     tau: float | None
+
+
+class ForeignForm(_Form):
+    """Another framework's row minus a row of the table on a column: of means over seeds, with the 95 % intervals over
+    images and, with seeds on both sides, over seeds and images."""
+
+    row: str
+    other: str
+    on: str
+    difference: SummaryForm
+    images: tuple[float, float] | None
+    both: tuple[float, float] | None
 
 
 class DataForm(_Form):
@@ -134,14 +157,35 @@ class SectionForm(_Form):
     columns: tuple[ColumnForm, ...]
     rows: tuple[RowForm, ...]
     claims: tuple[ClaimForm, ...]
+    foreign: tuple[ForeignForm, ...]
     agreement: Mapping[str, AgreementForm]
 
 
+class SideForm(_Form):
+    """A tier, and its data."""
+
+    tier: Literal["smoke", "mini", "paper"]
+    data: str
+
+
+class TierForm(_Form):
+    """How a table's differences at one tier go with those at a higher one, by column; and of the claims that both
+    settle, how many alike."""
+
+    recipe: str
+    lower: SideForm
+    higher: SideForm
+    agreement: Mapping[str, AgreementForm]
+    claims_alike: int
+    claims_settled_in_both: int
+
+
 class Document(_Form):
-    """Results files, each compared with its paper."""
+    """Results files, each compared with its paper; and one tier with another, where a table was run at both."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     sections: tuple[SectionForm, ...]
+    tiers: tuple[TierForm, ...]
 
 
 def checked(form: Mapping[str, Any]) -> dict[str, Any]:

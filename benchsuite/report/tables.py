@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchsuite.errors import InputError, nearest, shortened
 from benchsuite.report.compare import Comparison, Section
+from benchsuite.report.document import checked
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
 from benchsuite.report.html import as_html
 
@@ -139,7 +140,7 @@ def _tex(text: str) -> str:
 
 def as_json(comparison: Comparison) -> str:
     """What a program reads, as `docs/compare.schema.json` describes it."""
-    return json.dumps(comparison.form(), indent=1) + "\n"
+    return json.dumps(checked(comparison.form()), indent=1) + "\n"
 
 
 CSV_HEAD = (
