@@ -16,6 +16,7 @@ from benchsuite.models import cifar_nets
 from benchsuite.models.attention import Attention, Cbam, Eca, Se
 from benchsuite.models.cost import macs, parameters
 from benchsuite.models.detector import Backbone, Features
+from benchsuite.models.lite0 import Lite0
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.models.weights import load_into, read
@@ -57,8 +58,9 @@ class Plain(Features):
         (lambda: Plain(shufflenet_v2_x1_0()), {58: 4, 116: 8, 232: 4}),
         (lambda: cifar_nets.MobileNetV2().build(), {16: 1, 24: 2, 32: 3, 64: 4, 96: 3, 160: 3, 320: 1}),
         (lambda: cifar_nets.ShuffleNetV2().build(), {58: 4, 116: 8, 232: 4}),
+        (lambda: Lite0(weights=None).build(), {16: 1, 24: 2, 40: 2, 80: 3, 112: 3, 192: 4, 320: 1}),
     ],
-    ids=["R50", "R101", "R18", "MobileNetV2", "ShuffleNetV2", "MobileNetV2 CIFAR", "ShuffleNetV2 CIFAR"],
+    ids=["R50", "R101", "R18", "MobileNetV2", "ShuffleNetV2", "MobileNetV2 CIFAR", "ShuffleNetV2 CIFAR", "Lite0"],
 )
 def test_places(make: Callable[[], Features], added: dict[int, int]) -> None:
     with torch.device("meta"):
@@ -84,13 +86,16 @@ def test_the_unit_is_the_last_operation_of_the_branch() -> None:
     resnet, mobile, shuffle = (
         Plain(network.eval()) for network in (torchvision.models.resnet50(), mobilenet_v2(), shufflenet_v2_x1_0())
     )
-    for features in (resnet, mobile, shuffle):
+    lite = Lite0(weights=None).build().eval()
+    for features in (resnet, mobile, shuffle, lite):
         Zeros().apply(features)
     x = torch.randn(1, 256, 4, 4).relu()
     assert torch.equal(resnet.get_submodule("network.layer1.1")(x), x)
     x = torch.randn(1, 24, 4, 4)
     assert torch.equal(mobile.get_submodule("network.features.3")(x), x)
     assert not mobile.get_submodule("network.features.2")(torch.randn(1, 16, 4, 4)).any()
+    assert torch.equal(lite.get_submodule("network.blocks.1.1")(x), x)
+    assert not lite.get_submodule("network.blocks.0.0")(torch.randn(1, 32, 4, 4)).any()
     x = torch.randn(1, 116, 4, 4)
     half = torch.zeros(1, 116, 4, 4)
     half[:, ::2] = x[:, :58]  # shuffled with what the branch gives
@@ -209,7 +214,7 @@ def test_another_networks_checkpoint_is_one_line(state: dict[str, Tensor], told:
 
 @pytest.mark.parametrize("edit", [Se(), Cbam(), Eca(), Cat()], ids=lambda edit: edit.kind())
 def test_a_backbone_without_places_is_one_line(edit: Attention) -> None:
-    timm = Timm(name="mobilenetv3_small_050", out_indices=(1, 2))
+    timm = Timm(name="resnet18", out_indices=(1, 2))
     with torch.device("meta"), pytest.raises(InputError) as raised:
         built(timm, edits=(edit,))
     assert str(raised.value).startswith(f"backbone.edits: TimmFeatures has no place for {edit.kind()}; choose a ResNet")

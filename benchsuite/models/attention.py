@@ -4,6 +4,7 @@ that CAT (arXiv 2212.06335) is compared with, from timm.
     ResNet        after the last norm of a block     16 (ResNet-50), 33 (ResNet-101)
     MobileNetV2   after the last norm of a block     17, whether it has an addition or not
     ShuffleNetV2  after the branch that is processed, before the concatenation    16
+    EfficientNet  after the last norm of a block, timm's    16 (EfficientNet-Lite0)
 
 choice: the paper says "the residual operation of each block"; of all places, these give its parameter counts.
 """
@@ -15,6 +16,7 @@ import torch
 from timm.layers.cbam import CbamModule
 from timm.layers.eca import EcaModule
 from timm.layers.squeeze_excite import SEModule
+from timm.models import _efficientnet_blocks as efficientnet
 from torch import nn
 from torchvision.models import mobilenetv2, resnet, shufflenetv2
 
@@ -35,7 +37,7 @@ class Attention(Edit):
         if not ends:
             raise InputError(
                 f"backbone.edits: {type(features).__name__} has no place for {self.kind()}; "
-                "choose a ResNet, MobileNetV2 or ShuffleNetV2 of torchvision's, or drop the edit"
+                "choose a ResNet, MobileNetV2 or ShuffleNetV2 of torchvision's or an EfficientNet of timm's, or drop the edit"
             )
         # The generator is put back, so that a seed gives what comes after the backbone the same weights as without.
         with torch.random.fork_rng(devices=()):
@@ -56,6 +58,10 @@ def _end(block: nn.Module) -> tuple[str, int] | None:
     if isinstance(block, shufflenetv2.InvertedResidual):
         *_, last = [layer for layer in block.branch2.modules() if isinstance(layer, nn.BatchNorm2d)][:3]  # it has three
         return "branch2", last.num_features
+    if isinstance(block, efficientnet.InvertedResidual):
+        return "bn3", block.conv_pwl.out_channels
+    if isinstance(block, efficientnet.DepthwiseSeparableConv):
+        return "bn2", block.conv_pw.out_channels
     return None
 
 
