@@ -37,7 +37,8 @@ class Attention(Edit):
         if not ends:
             raise InputError(
                 f"backbone.edits: {type(features).__name__} has no place for {self.kind()}; "
-                "choose a ResNet, MobileNetV2 or ShuffleNetV2 of torchvision's, an EfficientNet of timm's, or drop the edit"
+                "choose a ResNet, MobileNetV2 or ShuffleNetV2 of torchvision's, or an EfficientNet of timm's, or drop "
+                "the edit"
             )
         # The generator is put back, so that a seed gives what comes after the backbone the same weights as without.
         with torch.random.fork_rng(devices=()):

@@ -13,6 +13,9 @@ from typing_extensions import override
 from benchsuite.models.matcher import BACKGROUND, IGNORED
 from benchsuite.settings import Part
 
+PART = 2**18
+"""Logits that are worked on together on a CPU: a megabyte of float32."""
+
 
 class ClassLoss(Part):
     """Slot: how classes are learnt, and read from logits. `background`: logits have a column for it, the first."""
@@ -131,12 +134,24 @@ class _Focal(torch.autograd.Function):
 
 def _negatives(logits: Tensor, weight: Tensor, gamma: float, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Sum of weight · p^γ · s, where p = sigmoid(x) and s = softplus(x) = -ln(1 - p), and its derivative
-    weight · p^γ (γ (1 - p) s + p); logits [N, K], weight [N, 1]."""
+    weight · p^γ (γ (1 - p) s + p); logits [N, K], weight [N, 1].
+
+    On a CPU part by part: what lies in between then stays in its cache, and the logits are read once.
+    """
+    gradient = torch.empty_like(logits) if with_gradient else None
+    rows = max(1, PART // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = (each.split(rows) for each in (logits, weight, logits if gradient is None else gradient))
+    totals = [_negatives_of_part(x, w, gamma, out if with_gradient else None) for x, w, out in zip(*parts, strict=True)]
+    return torch.stack(totals).sum(), gradient
+
+
+def _negatives_of_part(logits: Tensor, weight: Tensor, gamma: float, gradient: Tensor | None) -> Tensor:
+    """The sum; the derivative is written into `gradient`, where there is one."""
     p = logits.sigmoid()
     # the default threshold of 20 would cost 2e-9
     s = softplus(logits, threshold=40)
     modulation = p.pow(gamma).mul_(weight)
     total = (modulation * s).sum()
-    if not with_gradient:
-        return total, None
-    return total, s.addcmul_(s, p, value=-1).mul_(gamma).add_(p).mul_(modulation)
+    if gradient is not None:
+        torch.mul(s.addcmul_(s, p, value=-1).mul_(gamma).add_(p), modulation, out=gradient)
+    return total
