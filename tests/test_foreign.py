@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_cases import one_line
+from data_cases import SHARED, one_line, shared
 from foreign_cases import dataset, guessed, planned, planted, written
 from test_cli import bench, told
 
@@ -212,3 +212,37 @@ def test_curves_confusion_and_calibration(
     assert bench("plot", name, f"har-table1/{row}", *words) == 0
     picture, numbers = (Path(line) for line in capsys.readouterr().out.split())
     assert picture.stat().st_size > 1000 and numbers.read_text().splitlines()[0] == head
+
+
+@pytest.mark.slow
+@shared
+def test_torchvisions_detector_on_real_photographs(tmp_path: Path) -> None:
+    """One that saw no training, so that any row of ours will do: what is scored is what `bench score` scores."""
+    import torch
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    folder = SHARED / "coco_open"
+    plan, store = planned(folder), Store(tmp_path / "store")
+    planted(plan, store, {"baseline": 40.0}, seeds=[0])
+    pipeline = plan.rows[0].pipeline
+    assert isinstance(pipeline, Detection)
+    val = opened(pipeline.data.cut("val"))
+    torch.manual_seed(0)
+    classes = len(val.classes)
+    model = ssdlite320_mobilenet_v3_large(weights_backbone=None, num_classes=classes + 1, score_thresh=0.0).eval()
+    parts = []
+    with torch.inference_mode():
+        for index, id_ in enumerate(val.image_ids.tolist()):
+            (seen,) = model([torch.from_numpy(val.read(index)).permute(2, 0, 1) / 255])
+            label = seen["labels"].numpy() - 1
+            parts.append(Found(np.full(len(label), id_), seen["boxes"].numpy(), seen["scores"].numpy(), label))
+    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("image_ids", "boxes", "scores"))
+    found = Found(*columns, np.concatenate([part.labels for part in parts]))
+    file = written(tmp_path / "torchvision.json", val, found)
+    truth = folder / "annotations" / "instances_val2017.json"
+    results = load(add_row(plan, store, tmp_path / "results", "", Row("torchvision-ssdlite", (file,), truth=truth))[0])
+    expected = score(truth, file, "coco")
+    measured = results.row("torchvision-ssdlite").measured
+    assert {name: cell.values[0] for name, cell in measured.items()} == {name: expected[name] for name in measured}
+    (against,) = (each for each in compare([results]).sections[0].foreign if each.on == "AP")
+    assert against.images is not None and against.images[0] < against.difference.mean < against.images[1]

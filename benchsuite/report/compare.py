@@ -269,7 +269,9 @@ def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     together = claim.images_together
     seeds = differences(results.values(first, claim.on), results.values(second, claim.on)).keys()
     if together is not None and set(together.seeds) == seeds:
-        verdict = replace(verdict, both=two_levels(difference, df, (together.low, together.high)))
+        each = [(one.difference, one.low, one.high) for one in claim.images if one.seed in seeds]
+        both = two_levels(difference, df, (together.low, together.high), each if len(each) == len(seeds) else ())
+        verdict = replace(verdict, both=both)
     return replace(verdict, p=p, df=df)
 
 

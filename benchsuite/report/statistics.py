@@ -148,19 +148,26 @@ def p_value(margin: float, error: float, df: float) -> float:
     return t_tail(margin / error, df)
 
 
-def two_levels(seeds: Summary, df: float, images: tuple[float, float]) -> tuple[float, float]:
+def two_levels(
+    seeds: Summary, df: float, images: tuple[float, float], each: Sequence[tuple[float, float, float]] = ()
+) -> tuple[float, float]:
     """The 95 % interval of a mean difference as other seeds and other images would have it, from its summary over
     `seeds` and its interval over `images` (bounds of a bootstrap of the same mean).
 
     Variances add up, side by side, and so do degrees of freedom (F. Satterthwaite, Biometrics Bulletin 2, 1946), of
-    which the images have many. A bootstrap over so few seeds would be too narrow.
+    which the images have many. What seeds disagree about on single images is in both variances; it is taken off once
+    where `each` seed's difference and its bounds over images, (difference, low, high), are given. A bootstrap over so
+    few seeds would be too narrow.
     """
     assert seeds.error is not None
-    bounds = []
-    for bound, sign in zip(images, (-1, 1), strict=True):
-        own, other = seeds.error**2, (max(sign * (bound - seeds.mean), 0) / t_quantile(LEVEL, math.inf)) ** 2
-        together = df * ((own + other) / own) ** 2 if own else math.inf
-        bounds.append(seeds.mean + sign * t_quantile(LEVEL, together) * math.sqrt(own + other))
+    z, own, bounds = t_quantile(LEVEL, math.inf), seeds.error**2, []
+    for side, sign in ((0, -1), (1, 1)):
+        other = (max(sign * (images[side] - seeds.mean), 0) / z) ** 2
+        single = [(max(sign * (one[1 + side] - one[0]), 0) / z) ** 2 for one in each]
+        twice = max(math.fsum(single) / len(single) - other, 0) / (len(single) - 1) if len(single) > 1 else 0.0
+        whole = max(own + other - twice, own, other)
+        together = df * (whole / own) ** 2 if own else math.inf
+        bounds.append(seeds.mean + sign * t_quantile(LEVEL, together) * math.sqrt(whole))
     return bounds[0], bounds[1]
 
 

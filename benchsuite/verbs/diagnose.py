@@ -184,5 +184,6 @@ def _part(name: str, differences: Sequence[Floats]) -> Iterator[Part]:
     low, high = images.low, images.high
     seeds = summarise([float(each[0]) for each in gains])
     if seeds is not None and seeds.error is not None:
-        low, high = two_levels(seeds, seeds.n - 1, (low, high))
+        single = [one for one in map(Interval.of, gains) if one is not None]
+        low, high = two_levels(seeds, seeds.n - 1, (low, high), [(one.difference, one.low, one.high) for one in single])
     yield Part(group, plain, images.difference, low, high)
