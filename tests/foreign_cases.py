@@ -49,7 +49,7 @@ def guessed(data: DetectionSet, shift: float, seed: int) -> Found:
     low = rng.uniform(0, 90, (total, 2))
     boxes = np.concatenate([near, np.concatenate([low, low + 30], axis=1)])
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-    labels = np.where(rng.random(total) < 0.15, 1 - data.labels, data.labels)
+    labels = np.where(rng.random(total) < 0.15, (data.labels + 1) % len(data.classes), data.labels)
     scores = np.concatenate([rng.uniform(0.3, 1, total), rng.uniform(0, 0.6, total)])
     return Found(np.tile(owners, 2), boxes, scores, np.tile(labels, 2))
 
