@@ -141,22 +141,25 @@ def _require_same_truth(file: Path, ours: DetectionSet) -> None:
     for what, told in (("images", _images), ("classes", _classes), ("boxes", _boxes)):
         if unlike := set(told(theirs)) ^ set(told(ours)):
             raise InputError(
-                f"{file}: has other {what} than {ours.name} ({min(map(str, unlike))}, say); detect on the table's split"
+                f"{file}: has other {what} than {ours.name} ({min(unlike)}, say); detect on the table's split"
             )
 
 
-def _images(data: DetectionSet) -> Iterator[tuple[int, str]]:
-    yield from zip(data.image_ids.tolist(), (Path(name).name for name in data.file_names), strict=True)
+def _images(data: DetectionSet) -> Iterator[str]:
+    for id_, name in zip(data.image_ids.tolist(), data.file_names, strict=True):
+        yield f"{id_}, {Path(name).name}"
 
 
-def _classes(data: DetectionSet) -> Iterator[tuple[int, str]]:
-    yield from zip(data.category_ids.tolist(), data.classes, strict=True)
+def _classes(data: DetectionSet) -> Iterator[str]:
+    for id_, name in zip(data.category_ids.tolist(), data.classes, strict=True):
+        yield f"{id_}, {name}"
 
 
-def _boxes(data: DetectionSet) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+def _boxes(data: DetectionSet) -> Iterator[str]:
     owners = np.repeat(data.image_ids, np.diff(data.offsets)).tolist()
-    kinds = data.category_ids[data.labels].tolist()
-    yield from zip(owners, kinds, map(tuple, data.xywh.round(2).tolist()), strict=True)
+    kinds = [data.classes[label] for label in data.labels]
+    for image, kind, box in zip(owners, kinds, data.xywh.round(2).tolist(), strict=True):
+        yield f"{kind} at {box} on image {image}"
 
 
 def _at_hand(plan: Plan, store: Store) -> dict[str, dict[int, Detecting]]:
