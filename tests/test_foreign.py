@@ -17,6 +17,9 @@ from benchsuite.pipelines.detection import Detection
 from benchsuite.report.compare import compare
 from benchsuite.report.grids import section_grids
 from benchsuite.report.results import Results, load, merged, save
+from benchsuite.verbs.again import count_again
+from benchsuite.verbs.capsule import opened as opened_capsule
+from benchsuite.verbs.capsule import pack, unpack
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.foreign import Row, add_row
 from benchsuite.verbs.plan import Plan
@@ -172,6 +175,19 @@ def test_the_command(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert bench(*words) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "theirs (foreign)" in out and "Foreign rows (mini" in out
+
+
+def test_a_capsule_has_the_foreign_rows_too(case: Case, tmp_path: Path) -> None:
+    known = case.add()
+    recipe = case.plan.rows[0].recipe
+    made = pack(case.plan, recipe, case.store, tmp_path / "har.tar.xz", known=known)
+    assert not any("theirs" in each for each in made.absent)
+    with opened_capsule(tmp_path / "har.tar.xz") as capsule:
+        assert capsule.results.row("theirs") == known.row("theirs")
+        again = [each for each in count_again(capsule) if "theirs" in each.what]
+    assert again and not any(each.unlike for each in again)
+    results, _ = unpack(tmp_path / "har.tar.xz", Store(tmp_path / "there"), tmp_path / "results")
+    assert any(each.images for each in compare([load(results)]).sections[0].foreign)
 
 
 def test_why_a_row_gains(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

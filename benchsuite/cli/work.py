@@ -95,7 +95,7 @@ def pack(
         seeds, sets = seeds or ",".join(map(str, known.seeds)), sets or list(known.overrides)
     planned = planned_of([recipe], tier, rows, seeds, data, data_root, sets, device)
     target = file or Path(".".join(filter(None, (chosen.id, tier, named, "tar.xz"))))
-    found = pack_up(planned, planned.rows[0].recipe, Store(store), target, named)
+    found = pack_up(planned, planned.rows[0].recipe, Store(store), target, named, known)
     print_json(found.form()) if as_json else print_packed(found)
 
 

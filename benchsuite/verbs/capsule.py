@@ -25,12 +25,14 @@ from benchsuite.engine.job import Artifact, Job
 from benchsuite.engine.store import Store, remove
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Metric
+from benchsuite.pipelines.detection import Detection, Score
 from benchsuite.pipelines.steps import Training
 from benchsuite.recipe.recipe import Recipe
-from benchsuite.report.results import Key, Results, Tier, load, require_place, save
+from benchsuite.report.results import Key, Results, RowRecord, Tier, load, require_place, save
 from benchsuite.settings import Json, Strict, canonical, content_key, walk
 from benchsuite.verbs.archive import reading, write
 from benchsuite.verbs.collect import collect
+from benchsuite.verbs.foreign import foreign_jobs
 from benchsuite.verbs.plan import Plan
 from benchsuite.verbs.store import entries, take
 
@@ -87,9 +89,10 @@ class Packed:
         return {"file": self.file.as_posix(), "jobs": self.jobs, "bytes": self.bytes, "absent": list(self.absent)}
 
 
-def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "") -> Packed:
-    """Write a capsule of what the store holds of one recipe's planned rows and seeds. InputError where that is nothing,
-    a job is not intact, the data are not here, or the file cannot be written."""
+def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "", known: Results | None = None) -> Packed:
+    """Write a capsule of what the store holds of one recipe's planned rows and seeds, and of the foreign rows of its
+    `known` results. InputError where that is nothing, a job is not intact, the data are not here, or the file cannot be
+    written."""
     measured, absent, jobs = [], [], dict[str, Job]()
     for planned in plan.of(recipe):
         for seed, last in planned.jobs.items():
@@ -104,12 +107,20 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "") -
             f"{recipe.id}: the store {store.root} holds nothing of it at tier {plan.tier} on this data, with these "
             f"settings; first: bench run {recipe.called} --tier {plan.tier}"
         )
+    results = collect(plan, recipe, store)
+    for row in known.rows if known else ():
+        if row.foreign and known and known.seeds == results.seeds:
+            scores = _foreign(row, plan, store)
+            results = results.model_copy(update={"rows": (*results.rows, *([row] if scores else []))})
+            measured += [Entry(row=row.id, seed=seed, keys=(score.key,)) for seed, score in scores.items()]
+            absent += [] if scores else [row.id]
+            jobs |= {key: job for score in scores.values() for key, job in _kept([score], store).items()}
     others = [_kept([job], store) for of, job in plan.differences.items() if of[0] == recipe.id]
     jobs |= {key: job for needed in others for key, job in needed.items()}
     with TemporaryDirectory() as scratch:
         own = Path(scratch)
         truths = _write_truths(jobs.values(), own)
-        save(collect(plan, recipe, store), own, "capsule").rename(own / RESULTS)
+        save(results, own, "capsule").rename(own / RESULTS)
         held = entries(store, [store.verified(key).key for key in sorted(jobs)])
         held |= {f"{OWN}/{path.name}": path for path in sorted(own.iterdir())}
         manifest = Manifest(
@@ -120,6 +131,15 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "") -
         (own / MANIFEST).write_text(json.dumps({"hash": content_key(form), **form}, indent=1) + "\n", encoding="utf-8")
         write(file, held | {f"{OWN}/{MANIFEST}": own / MANIFEST})
     return Packed(file, len(jobs), file.stat().st_size, tuple(absent))
+
+
+def _foreign(row: RowRecord, plan: Plan, store: Store) -> dict[int, Score]:
+    """The scores of a foreign row by seed; empty where the store lacks one of them or its detections."""
+    pipeline = plan.rows[0].pipeline
+    if not isinstance(pipeline, Detection):
+        return {}
+    scores = {seed: Score(predict=job, metric=pipeline.metric) for seed, job in foreign_jobs(row, pipeline).items()}
+    return scores if all(_kept([score], store) for score in scores.values()) else {}
 
 
 def _kept(last: Iterable[Job], store: Store) -> dict[str, Job]:

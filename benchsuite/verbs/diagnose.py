@@ -16,7 +16,7 @@ from benchsuite.errors import InputError, nearest
 from benchsuite.metrics import diagnosis
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
-from benchsuite.pipelines.analysis import Breakdown, Foreign
+from benchsuite.pipelines.analysis import Breakdown
 from benchsuite.pipelines.detection import Detecting, Detection, found
 from benchsuite.pipelines.steps import read_draws
 from benchsuite.report import diagnosed
@@ -25,6 +25,7 @@ from benchsuite.report.diagnosed.why import sentence
 from benchsuite.report.draw import save_figure
 from benchsuite.report.results import RowRecord, load
 from benchsuite.report.statistics import summarise, two_levels
+from benchsuite.verbs.foreign import foreign_jobs
 from benchsuite.verbs.plan import Plan
 
 
@@ -103,10 +104,7 @@ def _foreign(plan: Plan, row: str, folder: Path) -> Mapping[int, Detecting]:
     if row not in rows:
         known = [*(each.row.id for each in plan.rows), *rows]
         raise InputError(f"{recipe.id}: no row '{row}'; {nearest(row, known)}")
-    foreign = rows[row].foreign
-    assert foreign is not None
-    given = foreign.files
-    return {each.seed: Foreign(sha256=each.sha256, seed=each.seed, file=Path(each.name), data=data) for each in given}
+    return foreign_jobs(rows[row], plan.rows[0].pipeline)
 
 
 def _single(name: str, data: DetectionSet, store: Store, job: Detecting, least: float, pipeline: Detection) -> Any:

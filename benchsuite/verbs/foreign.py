@@ -21,6 +21,7 @@ from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.pipelines.analysis import Foreign
 from benchsuite.pipelines.detection import Detecting, Detection, Resample, Score
+from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.steps import read_draws
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.results import Against, ForeignFile, ForeignRecord, Measured, Results, RowRecord, file_of, load
@@ -70,6 +71,12 @@ def add_row(plan: Plan, store: Store, out: Path, name: str, row: Row) -> list[Pa
     added = _scored(plan, table, store, row)
     whole = Results.model_validate({**dict(table), "rows": (*table.rows, added)})
     return write(whole, out, name, force=False)
+
+
+def foreign_jobs(row: RowRecord, pipeline: Pipeline) -> dict[int, Foreign]:
+    """The detections behind a foreign row of results, by seed; the files themselves need not be here any more."""
+    files, data = row.foreign.files if row.foreign else (), pipeline.data.cut("val")
+    return {each.seed: Foreign(sha256=each.sha256, seed=each.seed, file=Path(each.name), data=data) for each in files}
 
 
 def _scored(plan: Plan, table: Results, store: Store, row: Row) -> RowRecord:
