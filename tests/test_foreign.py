@@ -156,6 +156,20 @@ def test_what_is_not_of_the_table_is_refused(case: Case, tmp_path: Path) -> None
         case.add(files=(tmp_path / "none.json",))
 
 
+def test_a_row_that_finds_nothing(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where its owner says so: AP 0, an interval, and figures that say as much."""
+    (tmp_path / "nothing.json").write_text("[]")
+    results = case.add(name="nothing", files=(tmp_path / "nothing.json",), truth=case.truth)
+    assert results.values("nothing", "AP") == {0: 0.0}
+    against = [each for each in compare([results]).sections[0].foreign if each.row == "nothing" and each.on == "AP"]
+    assert all(each.images is not None and each.images[1] < 0 for each in against) and len(against) == 2
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", case.out, "--seeds", "0,1,2"]
+    for name in ("pr", "confusion", "calibration"):
+        assert bench("plot", name, "har-table1/nothing", *words) == 0
+    assert bench("plot", "why", "har-table1/nothing", *words) == 0
+    assert capsys.readouterr().err.startswith("−")
+
+
 def test_unlike_results_are_left_alone(case: Case, tmp_path: Path) -> None:
     """A file of other settings: it is neither added to nor overwritten."""
     results = collect(case.plan, case.plan.rows[0].recipe, case.store)

@@ -108,8 +108,8 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "", k
             f"settings; first: bench run {recipe.called} --tier {plan.tier}"
         )
     results = collect(plan, recipe, store)
-    for row in known.rows if known else ():
-        if row.foreign and known and known.seeds == results.seeds:
+    for row in known.rows if known and known.seeds == results.seeds else ():
+        if row.foreign:
             scores = _foreign(row, plan, store)
             results = results.model_copy(update={"rows": (*results.rows, *([row] if scores else []))})
             measured += [Entry(row=row.id, seed=seed, keys=(score.key,)) for seed, score in scores.items()]
