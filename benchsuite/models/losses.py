@@ -140,7 +140,7 @@ def _negatives(logits: Tensor, weight: Tensor, gamma: float, with_gradient: bool
     """
     gradient = torch.empty_like(logits) if with_gradient else None
     rows = max(1, PART // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    parts = (each.split(rows) for each in (logits, weight, logits if gradient is None else gradient))
+    parts = (torch.split(each, rows) for each in (logits, weight, logits if gradient is None else gradient))
     totals = [_negatives_of_part(x, w, gamma, out if with_gradient else None) for x, w, out in zip(*parts, strict=True)]
     return torch.stack(totals).sum(), gradient
 
