@@ -34,6 +34,14 @@ class Nothing(Fake):
         """Do nothing."""
 
 
+class Pid(Fake):
+    """Tells in which process it was done."""
+
+    def do(self, context: Context) -> None:
+        """Write `out.txt`."""
+        (context.folder / "out.txt").write_text(str(os.getpid()))
+
+
 class Weighed(Fake):
     """Says how much work it is."""
 

@@ -18,6 +18,7 @@ from engine_jobs import (
     Loader,
     NaN,
     Nothing,
+    Pid,
     Random,
     Sleeper,
     Timing,
@@ -215,6 +216,16 @@ def test_jobs_without_a_network_leave_gpus_to_others(store: Store, tmp_path: Pat
     spans = [[float(line.split()[1]) for line in (tmp_path / str(i)).read_text().splitlines()] for i in range(6)]
     assert all(spans[i][1] <= spans[3][0] or spans[3][1] <= spans[i][0] for i in (0, 1, 2, 4, 5)), "a timing is alone"
     assert spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1], "side by side"
+
+
+@pytest.mark.parametrize(("device", "renewed"), [("cuda:0", True), ("cpu", False)])
+def test_a_process_that_failed_on_a_gpu_is_not_used_again(store: Store, device: str, renewed: bool) -> None:
+    """After some errors it can use its GPU no more."""
+    before, after = Pid(name="before"), Pid(name="after")
+    slots = Slots((Place(device, 1, "", device),), cores=1)
+    outcome = run_jobs([before, Failing(name="f"), after], store, slots=slots, progress=Reporter())
+    assert statuses(outcome) == ["done", "failed", "done"]
+    assert (out(store, before) != out(store, after)) == renewed
 
 
 def test_each_job_draws_from_its_own_seed(tmp_path: Path) -> None:
