@@ -1,6 +1,10 @@
 """What `--executor slurm` needs no Slurm for; tests/slurm has the rest."""
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from benchsuite.engine.reach import reach
 from benchsuite.engine.schedule import RUN, Slots, run_jobs
 from benchsuite.engine.store import FAILED, Store
 from benchsuite.errors import InputError
-from benchsuite.verbs.slurm import Cluster, arguments_of
+from benchsuite.verbs.slurm import Cluster, Work, arguments_of, left
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,50 @@ def test_locks_that_hold_on_one_host_only_are_told(mount: str, told: str, tmp_pa
     found = reach(Path("/data/runs"), file)
     assert (told in found) if told else found == ""
     assert reach(Path("/data/runs"), tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("0:37", 37),
+        ("12:05", 725),
+        ("1:00:00", 3600),
+        ("1-02:03:04", 93_784),
+        ("UNLIMITED", 0),
+        ("INVALID", 0),
+        ("", 0),
+    ],
+)
+def test_the_time_that_slurm_leaves(told: str, seconds: float, slurm: Path) -> None:
+    (slurm / "left").write_text(told)
+    assert left("7") == seconds
+
+
+def test_slurm_that_cannot_be_asked_leaves_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert left("7") == 0.0
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a `squeue` that tells what its file `left` says."""
+    script = tmp_path / "squeue"
+    script.write_text(f"#!/bin/sh\ncat {tmp_path}/left\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("told", "lingers"), [("0:04", True), ("0:01", False)])
+def test_a_worker_that_is_told_early_goes_on_until_its_warning(told: str, lingers: bool, slurm: Path) -> None:
+    (slurm / "left").write_text(told)
+    work = Work(["run", "x"], "run", warning=2.0)
+    work.process = subprocess.Popen(["sleep", "60"])
+    began = time.monotonic()
+    again = work.checkpoint()
+    assert (time.monotonic() - began >= 2.0) == lingers
+    assert work.process.wait() == -signal.SIGTERM
+    assert (again.function.arguments, again.function.run, again.function.warning) == (["run", "x"], "run", 2.0)
 
 
 def test_a_job_that_failed_is_not_tried_by_each_worker_of_a_run(
