@@ -21,14 +21,17 @@ from benchsuite.engine.reach import reach
 from benchsuite.engine.schedule import RUN
 from benchsuite.engine.store import Store
 from benchsuite.errors import BenchError, InputError
-from benchsuite.verbs.plan import Plan
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a worker's start is slow enough without torch
     from submitit.core.utils import DelayedSubmission
+
+    from benchsuite.verbs.plan import Plan
 
 MOST_WORKERS = 16
 WARNING_SECONDS = 90
 """So long before its limit a worker leaves checkpoints; a quarter of limits that are shorter than six minutes."""
+EARLY = 30
+"""Seconds by which Slurm sends its signal before it was asked to, at least; it looks twice a minute, at limits too."""
 TIMES = 1000
 """How often a worker may reach its limit and be queued again."""
 OPTIONS = ("--executor", "--partition", "--gpus", "--cpus", "--time", "--workers", "--slurm")
@@ -101,7 +104,7 @@ class Work:
         return DelayedSubmission(Work(self.arguments, self.run, self.warning))
 
     def _linger(self, pid: int) -> None:
-        """Slurm may give the signal a minute early, and of a short limit leave no time to get on."""
+        """Slurm may give the signal long before, and of a short limit leave no time to get on."""
         until = time.monotonic() + left(os.environ.get("SLURM_JOB_ID", "")) - self.warning
         while time.monotonic() < until and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             time.sleep(0.2)
@@ -121,7 +124,7 @@ def left(job: str) -> float:
     return float(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
 
 
-def submit(plan: Plan, store: Store, cluster: Cluster, arguments: Sequence[str]) -> str:
+def submit(plan: "Plan", store: Store, cluster: Cluster, arguments: Sequence[str]) -> str:
     """Queue the workers of one run; one line that says how to follow them.
 
     InputError where Slurm is not here or refuses, or where the store's locks hold on one host only.
@@ -148,7 +151,7 @@ def submit(plan: Plan, store: Store, cluster: Cluster, arguments: Sequence[str])
             time=minutes,
             cpus_per_task=cluster.cpus,
             array_parallelism=workers,
-            signal_delay_s=warning,
+            signal_delay_s=max(1, warning - EARLY),
             additional_parameters=options,
             **({"partition": cluster.partition} if cluster.partition else {}),
             **({"gpus_per_node": cluster.gpus} if cluster.gpus else {}),
