@@ -188,8 +188,8 @@ def _module(name: str, kind: str) -> ModuleType | None:
 
 
 def _imported(name: str) -> ModuleType | None:
-    if name in sys.modules:
-        return sys.modules[name]
+    if name in sys.modules or name in _absent:
+        return sys.modules.get(name)
     for folders in ([], [folder for folder in _beside if folder not in sys.path]):
         sys.path.extend(folders)
         importlib.invalidate_caches()
@@ -199,7 +199,12 @@ def _imported(name: str) -> ModuleType | None:
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):  # it is there, and lacks another
                 raise
+    if name.startswith("benchsuite."):  # a user's module may yet be written
+        _absent.add(name)
     return None
+
+
+_absent: set[str] = set()
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class Data(Part):
     def open(self) -> Any:
         """Read the annotations; images are read on demand. MissingData or InputError, one line with the cure."""
 
+    @once
     def identity(self) -> Json:
         """The fingerprint, or `absent`: planning goes on without the data."""
         try:

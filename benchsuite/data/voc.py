@@ -20,6 +20,7 @@ from benchsuite.data.images import ImageFiles, image_size
 from benchsuite.data.vocfile import image_path, listed, parse, text_of
 from benchsuite.disk import is_file
 from benchsuite.errors import InputError, MissingData
+from benchsuite.settings import once
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -61,6 +62,10 @@ class Voc(DetectionData):
     @property
     def classes(self) -> tuple[str, ...]:
         """VOC's 20, or the devkit's own; VOC's where the devkit is not on this machine."""
+        return self._named()
+
+    @once
+    def _named(self) -> tuple[str, ...]:
         try:
             return _classes(tuple(dict.fromkeys(folder / "Annotations" for folder, _ in self._found())))
         except MissingData:
