@@ -9,8 +9,6 @@ From Python:
     frame = bs.to_frame(bs.run_plan(plan).results["har-table1"])
 """
 
-from importlib import import_module
-
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # the name is known to type checkers; importing it would be the dearest line of `bench --help`
@@ -32,5 +30,7 @@ __all__ = ["RunOptions", "Store", "load_recipe", "make_plan", "run_plan", "to_fr
 def __getattr__(name: str) -> object:
     # looked up when asked for, so that `bench --help` pays for none of it
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(f"benchsuite.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'benchsuite' has no attribute '{name}'")

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ LARGE = 4 * 2**30  # bytes of annotations and detections: eight times COCO's tra
 DEPTH = 100  # levels of a value; what is written here has less than ten
 LONGEST_NAME = 200  # bytes of a file's name before its suffix; file systems take 255 in all
 DIGITS = 20  # of a whole number: all that 64 bits can hold
+
+STALE = 60.0  # seconds after which half a file is nobody's
 
 T = TypeVar("T")
 
@@ -167,6 +170,7 @@ def whole(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to; what was written takes the place of `file` when the block ends well, so that
     a kill or a full disk leaves the old file or the new one."""
     scratch = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    _sweep(file)
     try:
         yield scratch
         sync(scratch)
@@ -174,6 +178,17 @@ def whole(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def _sweep(file: Path) -> None:
+    """Remove what killed processes of this machine left beside `file` more than a minute ago."""
+    begin, end = f".{file.stem}.", file.suffix
+    with suppress(OSError):
+        for other in list(file.parent.iterdir()):
+            number = other.name.removeprefix(begin).removesuffix(end)
+            ours = other.name == f"{begin}{number}{end}" and number.isdecimal()
+            if ours and time.time() - other.lstat().st_mtime > STALE and not Path(f"/proc/{number}").exists():
+                other.unlink()
 
 
 @contextmanager

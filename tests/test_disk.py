@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import msgspec
@@ -8,7 +10,7 @@ from data_cases import one_line
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchsuite.disk import DEPTH, outgoing, parse_json, read_json, read_typed
+from benchsuite.disk import DEPTH, STALE, outgoing, parse_json, read_json, read_typed
 from benchsuite.errors import InputError
 
 VALUES = st.recursive(
@@ -102,3 +104,24 @@ def test_what_cannot_be_written_is_told_in_one_line(where: str, tmp_path: Path) 
         outgoing(tmp_path / where),
     ):
         pass
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    old = time.time() - 2 * STALE
+    for name, when in (
+        (f".x.{dead.pid}.json", old),
+        (f".x.{os.getppid()}.json", old),  # its writer lives
+        (f".x.{dead.pid}.txt", old),  # of another file
+        (".x.y.json", old),
+        ("mine", old),
+    ):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (when, when))
+    (tmp_path / f".x.{dead.pid}1.json").write_text("of this moment")
+    with outgoing(tmp_path / "x.json") as scratch:
+        scratch.write_text("{}")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "x.json", f".x.{os.getppid()}.json", f".x.{dead.pid}.txt", ".x.y.json", "mine", f".x.{dead.pid}1.json",
+    }  # fmt: skip

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import TIMES
 from benchsuite.engine.worker import Place
-from benchsuite.errors import InputError, Interrupted
+from benchsuite.errors import BenchError, InputError, Interrupted
 
 
 @pytest.fixture
@@ -321,3 +322,30 @@ def test_signals_leave_a_checkpoint_also_of_a_stopped_worker(
     asking.join()
     state = json.loads((store.partial(job.key) / "state.json").read_text())
     assert state["iteration"] >= 10 and state["iteration"] % 5, "written when it was asked to stop"
+
+
+def test_a_killed_server_is_replaced(store: Store, tmp_path: Path) -> None:
+    """It may be found dead only when it is asked for a worker."""
+    run_jobs([Echo(name="a")], store, slots=Slots.on("cpu"), progress=Reporter())
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    os.kill(server, signal.SIGKILL)
+    outcome = run_jobs([Echo(name="b"), Echo(name="c")], store, slots=Slots.on("cpu", 2), progress=Reporter())
+    assert statuses(outcome) == ["done", "done"]
+
+
+def test_a_server_that_dies_when_asked_is_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, connect = [], forkserver.connect_to_new_process
+
+    def dying(fds: object) -> object:
+        asked.append(fds)
+        if len(asked) < 3:
+            raise EOFError("unexpected EOF")
+        return connect(fds)
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", dying)
+    assert statuses(run_jobs([Echo(name="a")], store, slots=Slots.on("cpu"), progress=Reporter())) == ["done"]
+    asked.clear()
+    monkeypatch.setattr(forkserver, "connect_to_new_process", lambda fds: dying(asked.clear()))
+    with pytest.raises(BenchError, match=r"no worker could be started .*; run again to go on"):
+        run_jobs([Echo(name="b")], store, slots=Slots.on("cpu"), progress=Reporter())

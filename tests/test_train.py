@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from benchsuite.data.batch import Batch
 from benchsuite.engine.job import Context, Progress
-from benchsuite.errors import BenchError, InputError, Interrupted
-from benchsuite.loops import log
+from benchsuite.errors import BenchError, Interrupted
+from benchsuite.loops import checkpoint, log
 from benchsuite.loops import train as training
 from benchsuite.loops.log import MACHINE, Means, Pace
 from benchsuite.loops.train import Solver, steps, train
@@ -385,7 +385,7 @@ def test_sums_survive_the_checkpoint_to_the_last_bit() -> None:
     means = Means()
     for value in (0.1, 0.2, 1e-17):
         means.add({"loss": value})
-    kept = training.Kept.model_validate(json.loads(json.dumps({"iteration": 3, "seconds": 1.0, "sums": means.sums})))
+    kept = checkpoint.Kept.model_validate(json.loads(json.dumps({"iteration": 3, "seconds": 1.0, "sums": means.sums})))
     assert Means(kept.sums).take() == means.take() == {"loss": (0.1 + 0.2 + 1e-17) / 3}
 
 
@@ -419,27 +419,6 @@ def test_seed_changes_the_draws(tmp_path: Path) -> None:
     run(one, solver(), seed=1)
     run(two, solver(), seed=2)
     assert not same(one, two)
-
-
-@pytest.mark.parametrize("kept", [0, 5, 200, -1])
-def test_truncated_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
-    killed = context(tmp_path, report=die_at(4))
-    with pytest.raises(Killed):
-        run(killed, solver())
-    file = killed.partial / "checkpoint.safetensors"
-    file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(InputError, match=r"checkpoint.safetensors: .*; delete .*partial to start") as error:
-        run(again(killed), solver())
-    assert "\n" not in str(error.value) and error.value.exit_code == 2
-    assert file.exists()
-
-
-def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    killed = context(tmp_path, report=die_at(4))
-    with pytest.raises(Killed):
-        run(killed, solver())
-    with pytest.raises(InputError, match=r"unknown tensor 'norm\.bias'"):
-        train(Tiny(norm=False), Fakes(), solver(), again(killed), 1)
 
 
 def test_not_finite_names_iteration_losses_and_cure(tmp_path: Path) -> None:

@@ -1,15 +1,6 @@
 """The `bench` command: verbs that parse, call and print."""
 
-import _signal  # type: ignore[import-not-found]  # `signal` without the enumerations that it builds first
 import os
-
-try:  # Ctrl-C while Python still imports ends without a traceback
-    _usual = _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
-    if _usual is not _signal.default_int_handler:  # who started us wants it ignored
-        _signal.signal(_signal.SIGINT, _usual)
-except ValueError:  # imported in a thread, where no handler can be set
-    _usual = None
-
 import sys
 
 from benchsuite.cli import tables, tools, work
@@ -81,7 +72,3 @@ def _stdout_is_gone(error: OSError) -> int:
 def _complain(what: object, code: int) -> int:
     print(f"bench: {visible(str(what))}", file=sys.stderr)
     return code
-
-
-if _usual is not None:
-    _signal.signal(_signal.SIGINT, _usual)

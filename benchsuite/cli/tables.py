@@ -29,7 +29,7 @@ from benchsuite.cli.options import (
     planned_of,
     target_of,
 )
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
 
 
@@ -259,7 +259,7 @@ def plot(
     else:
         files = plot_results(load_recipe(name), tier, figure, out, form)
     for file in files:
-        print(file)
+        print(visible(str(file)))
 
 
 @app.command()
@@ -272,11 +272,12 @@ def report(
 
     bench report -o report.html
     """
+    from benchsuite.disk import placed
     from benchsuite.engine.store import Store
     from benchsuite.recipe.heading import heading
     from benchsuite.recipe.shelf import available
     from benchsuite.report.page import write
 
-    page = file or out / "report.html"
+    page = file or placed(out, "report", suffix=".html")
     write(out, page, [heading(recipe) for recipe in available().values()], Store(store))
-    print(page)
+    print(visible(str(page)))

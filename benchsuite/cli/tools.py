@@ -9,6 +9,7 @@ import typer
 from benchsuite.cli.options import (
     Data,
     DataRoot,
+    Device,
     Json,
     Seeds,
     Sets,
@@ -20,7 +21,7 @@ from benchsuite.cli.options import (
     planned_of,
     target_of,
 )
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
 
 
@@ -125,7 +126,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("predicted"),
     threshold: Annotated[float, typer.Option(help="The least score drawn.", min=0, max=1)] = 0.3,
     tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
-    store: StoreDir = None, as_json: Json = False,
+    store: StoreDir = None, device: Device = "auto", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Detect on a folder of pictures with a trained row: COCO results and drawn pictures.
 
@@ -133,15 +134,17 @@ def predict(
     """
     from benchsuite.engine.store import Store
     from benchsuite.verbs.predict import predict as predict_on
+    from benchsuite.verbs.terminal import print_things
 
     recipe, row = target_of("predict", target)
-    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets)
+    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets, device)
     found = predict_on(planned, Store(store), images, out, threshold)
     if as_json:
         print_json(found.form())
     else:
+        print_things(*found.notes, to_stderr=True)
         for file in (found.results, *found.pictures):
-            print(file)
+            print(visible(file))
 
 
 @data_app.command()

@@ -21,7 +21,7 @@ from benchsuite.cli.options import (
     planned_of,
     store_app,
 )
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
 
 
@@ -66,7 +66,7 @@ def logs(
     if not key:
         raise InputError("logs: needs a job's key, or --tensorboard DIR; bench status and bench store list have keys")
     for line in lines(kept, find(kept, key), follow):
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
 
 @app.command()

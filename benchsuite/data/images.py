@@ -20,6 +20,7 @@ from benchsuite.errors import InputError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+UPRIGHT = 1  # of EXIF's orientations
 MANY = 89_478_485  # pixels: beyond them Pillow warns of a decompression bomb, and refuses twice as many
 
 # What Pillow warns of is told by `examined`, with the file's name, and never printed while a model trains.
@@ -42,6 +43,17 @@ def image_size(path: Path, below: tuple[Path, ...] = ()) -> tuple[int, int]:
         return image.height, image.width
 
 
+def orientation(path: Path) -> int:
+    """EXIF's, 1 (upright) to 8; without decoding. InputError as `read_image`."""
+    with _opened(path, ()) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return int(found) if found in range(1, 9) else UPRIGHT
+
+
 @dataclass(frozen=True)
 class Examined:
     """What is known of an image once it is decoded: height and width, and what should be told of it, a line each."""
@@ -54,9 +66,9 @@ def examined(path: Path, below: tuple[Path, ...] = ()) -> Examined:
     """Decode and look closer; InputError as `read_image`."""
     with _opened(path, below) as image:
         height, width, _ = _pixels(image).shape
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turned = _orientation(image)
         notes = []
-        if turned in range(2, 9):
+        if turned != UPRIGHT:
             notes.append(f"its EXIF says that it is shown turned (orientation {turned}); it is read as stored")
         if height * width > MANY:
             notes.append(f"has {height * width:,} pixels, which takes long to decode")

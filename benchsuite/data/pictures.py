@@ -38,13 +38,13 @@ class Pictures(DetectionData):
 
     @override
     def fingerprint(self) -> str:
-        files = self._files()
+        files = self.files()
         # Names and sizes alone would not tell a picture from the next one of a camera.
         return fingerprint((f"{file.name} {file.stat().st_mtime_ns}".encode() for file in files), files)
 
     @override
     def open(self) -> DetectionSet:
-        files, none = self._files(), np.zeros(0)
+        files, none = self.files(), np.zeros(0)
         return checked(
             Raw(
                 name=self.name,
@@ -66,7 +66,8 @@ class Pictures(DetectionData):
             )
         )
 
-    def _files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Path, ...]:
+        """The pictures, in order; InputError where there are none."""
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: is not a folder; give a folder of pictures")
         files = tuple(sorted(file for file in self.folder.rglob("*") if file.suffix.lower() in SUFFIXES))

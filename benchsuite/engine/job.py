@@ -60,7 +60,8 @@ class Context:
 
     `folder` becomes the artifact when `do` returns; `partial` outlives a kill and is where checkpoints go;
     `cache` is shared by all jobs of a store (decoded images). `stop()` is true once the user asked to stop: the job
-    then leaves a checkpoint and raises `Interrupted`. What it writes into `ran_under` is recorded with its artifact.
+    then leaves a checkpoint and raises `Interrupted`. `note` tells the user a line. What it writes into `ran_under` is
+    recorded with its artifact.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Context:
     threads: int = 1
     checkpoint_every: int = 500
     report: Callable[[Progress], None] = lambda progress: None
+    note: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
     execution: Execution = field(default_factory=Execution)
     ran_under: dict[str, Json] = field(default_factory=dict)

@@ -226,7 +226,7 @@ class Bars(Reporter):
         from rich import progress as bars
         from rich.console import Console
 
-        console = console or Console(stderr=True, highlight=False)  # rich itself obeys NO_COLOR
+        console = console or Console(stderr=True, highlight=False, emoji=False)  # rich itself obeys NO_COLOR
         text = [bars.TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[count]")]
         detail = bars.TextColumn("{task.fields[detail]}", markup=False, style="dim")
         self.live = bars.Progress(text[0], bars.BarColumn(24), text[1], detail, console=console, transient=True)

@@ -18,7 +18,7 @@ from benchsuite.engine.progress import Reporter
 from benchsuite.engine.store import LOG, Store
 from benchsuite.engine.times import Times, longest_first
 from benchsuite.engine.times import place as place_of
-from benchsuite.engine.worker import Answer, Busy, Done, Failed, Place, Started, Stopped, Task, Worker
+from benchsuite.engine.worker import Answer, Busy, Done, Failed, Note, Place, Started, Stopped, Task, Worker
 from benchsuite.errors import InputError, Interrupted
 
 Status: TypeAlias = Literal["done", "cached", "failed", "skipped", "interrupted"]
@@ -320,15 +320,12 @@ class _Scheduler:
             case Progress(done):
                 self.furthest[job.key] = max(done, self.furthest.get(job.key, 0))
                 self.progress.progressed(job, answer)
+            case Note(text):
+                self.progress.note(f"{self.names[job.key]}: {text}")
             case Done(seconds, cached):
                 self._finish(worker, "cached" if cached else "done", seconds)
             case Busy(why):
-                self._again(worker)
-                if job.key not in self.patience:
-                    self.progress.note(f"{self.names[job.key]}: {why}")
-                first, most = BUSY_SECONDS
-                pause = self.patience[job.key] = min(most, self.patience.get(job.key, first / 2) * 2)
-                self.not_before[job.key] = time.monotonic() + pause
+                self._wait_with(worker, why)
             case Failed(message, exit_code):
                 self._finish(worker, "failed", message=message, exit_code=exit_code)
                 if worker.place.device != "cpu":  # after some errors a process can use its GPU no more
@@ -337,6 +334,17 @@ class _Scheduler:
                 self._stopped(worker)
             case None:
                 self._died(worker, worker.end())
+
+    def _wait_with(self, worker: Worker, why: str) -> None:
+        """Try the job again later, and later still from time to time."""
+        assert worker.task is not None
+        job = worker.task.job
+        self._again(worker)
+        if job.key not in self.patience:
+            self.progress.note(f"{self.names[job.key]}: {why}")
+        first, most = BUSY_SECONDS
+        pause = self.patience[job.key] = min(most, self.patience.get(job.key, first / 2) * 2)
+        self.not_before[job.key] = time.monotonic() + pause
 
     def _finish(
         self, worker: Worker, status: Status, seconds: float = 0.0, message: str = "", exit_code: int = 0

@@ -23,12 +23,20 @@ from pydantic import TypeAdapter, ValidationError
 from benchsuite.disk import read_json, sync, whole
 from benchsuite.engine.job import Artifact
 from benchsuite.errors import InputError
-from benchsuite.settings import Json
+from benchsuite.settings import Json, Strict, content_key
 
 RECORD = "artifact.json"
 LOG = "job.log"
 PROGRESS = "progress.json"
 FAILED = "failed.json"
+
+
+class _Failure(Strict):
+    run: str
+    message: str
+    exit_code: int
+
+
 _FILES = TypeAdapter(dict[str, tuple[int, str] | tuple[int, str, int]])  # size, SHA-256, time of change in ns
 _digests: dict[tuple[str, int, int, int], str] = {}
 
@@ -109,7 +117,8 @@ class Store:
     def lock(self, key: str) -> Iterator[bool]:
         """Hold the lock of `key`: True, or False at once when another process holds it."""
         with self.explained():
-            handle = os.open(self.root / "locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # a link would make a file elsewhere
+            handle = os.open(self.root / "locks" / key, flags, 0o666)
         try:
             try:
                 with self.explained():
@@ -133,8 +142,10 @@ class Store:
     def failure(self, key: str, run: str) -> tuple[str, int] | None:
         """Message and exit code of a job that failed in this run; None where it did not."""
         file = self.partial(key) / FAILED
-        known = read_json(file) if file.is_file() else {}
-        return (str(known["message"]), int(known["exit_code"])) if known.get("run") == run else None
+        with suppress(InputError, ValidationError):  # torn, or of nobody's making
+            known = _Failure.model_validate(read_json(file))
+            return (known.message, known.exit_code) if known.run == run else None
+        return None
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -145,6 +156,8 @@ class Store:
         if not self.partial(key).is_dir():
             remove(self.partial(key))
             self.partial(key).mkdir()
+        for name in (LOG, PROGRESS):
+            own_file(self.partial(key) / name)
         try:
             yield folder
         finally:
@@ -159,7 +172,8 @@ class Store:
         for path in paths:  # some libraries write files that only their owner may read, and stores are shared
             path.chmod(0o666 & ~umask())
         files = {path.relative_to(scratch).as_posix(): _described(path) for path in paths}
-        text = json.dumps({"key": key, **record, "files": files}, indent=1, ensure_ascii=False)
+        form = json.loads(json.dumps({"key": key, **record, "files": files}))  # as it will be read
+        text = json.dumps(form | {"checksum": content_key(form)}, indent=1, ensure_ascii=False)
         (scratch / RECORD).write_text(text + "\n", encoding="utf-8")
         for path in (*paths, scratch / RECORD, *(p for p in scratch.rglob("*") if p.is_dir()), scratch):
             sync(path)
@@ -187,6 +201,9 @@ class Store:
         number = error.errno if isinstance(error, OSError) else None
         named = Path(str(error.filename)) if isinstance(error, OSError) and error.filename else self.root
         # safetensors and torch report a full disk in errors of their own
+        if number == errno.EFBIG or "File too large" in str(error):
+            return InputError(f"{named}: may not grow as it must (File too large); raise `ulimit -f`, or use another "
+                              "store with --store, and run again (finished jobs and checkpoints are kept)")  # fmt: skip
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return InputError(f"{named}: the disk is full; free some space, or use another store with --store, "
                               "and run again (finished jobs and checkpoints are kept)")  # fmt: skip
@@ -198,7 +215,7 @@ class Store:
         if number == errno.EISDIR:
             return InputError(f"{named}: a folder is where the store needs a file; delete it")
         if number in (errno.ELOOP, errno.ENOENT) and named.is_symlink():
-            return InputError(f"{named}: a link that leads nowhere is where the store needs a file; delete it")
+            return InputError(f"{named}: a link is where the store needs a file; delete it")
         if number in (errno.ENOTDIR, errno.EEXIST):
             return InputError(f"{named}: a file is where the store needs a folder; move it, "
                               "or use another store with --store")  # fmt: skip
@@ -212,6 +229,12 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def own_file(path: Path) -> None:
+    """Remove what is at `path` unless it is a file: a pipe waits for a reader, a link leads elsewhere."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -244,13 +267,18 @@ def _described(path: Path) -> list[Json]:
 
 
 def _read_record(artifact: Artifact) -> Mapping[str, Json]:
+    file = artifact.path(RECORD)
     try:
-        record = json.loads(artifact.path(RECORD).read_text(encoding="utf-8"))
-        if record["key"] != artifact.key:
-            raise _changed(artifact, f"{artifact.path(RECORD)}: is of another artifact, {record['key']}")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise _changed(artifact, f"{artifact.path(RECORD)}: cannot be read ({type(error).__name__})") from error
-    return dict(record)
+        record = read_json(file)
+    except InputError as error:
+        raise _changed(artifact, str(error).partition(";")[0]) from error
+    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+        raise _changed(artifact, f"{file}: cannot be read as a record")
+    if record["key"] != artifact.key:
+        raise _changed(artifact, f"{file}: is of another artifact, {record['key']}")
+    if record.pop("checksum", None) not in (None, content_key(record)):  # older records have none
+        raise _changed(artifact, f"{file}: was changed after it was written (its checksum differs)")
+    return record
 
 
 def _recorded_files(artifact: Artifact) -> dict[str, tuple[int, str, int | None]]:

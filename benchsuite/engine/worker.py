@@ -2,8 +2,8 @@
 
 It lives in a session of its own, so that Ctrl-C in the terminal reaches only the scheduler, and ends with the
 scheduler, whatever kills that. The scheduler sends it a `Task`, and SIGTERM to ask it to stop; the worker answers with
-`Started`, `Progress` and then one of `Done`, `Busy`, `Stopped`, `Failed`. Nothing here imports torch before a job is
-done.
+`Started`, `Progress`, `Note` and then one of `Done`, `Busy`, `Stopped`, `Failed`. Nothing here imports torch before a
+job is done.
 """
 
 import faulthandler
@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
+from benchsuite.disk import whole
 from benchsuite.engine import times
 from benchsuite.engine.alone import machine
 from benchsuite.engine.environment import determinism, tidy
@@ -33,6 +34,7 @@ from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import BenchError, Interrupted, out_of_memory
 from benchsuite.settings import Json
 
+STARTS = 3  # times that a worker is tried to be started
 REPORT_SECONDS = 0.1
 NOTE_SECONDS = 2.0  # between notes of the progress for other terminals
 # Read by glibc and Python when the server starts. Large blocks stay with the process: giving them back after every
@@ -98,7 +100,14 @@ class Failed:
     exit_code: int
 
 
-Answer: TypeAlias = Started | Progress | Done | Busy | Stopped | Failed
+@dataclass(frozen=True)
+class Note:
+    """A line for the user about a job that goes on."""
+
+    text: str
+
+
+Answer: TypeAlias = Started | Progress | Note | Done | Busy | Stopped | Failed
 
 
 class Worker:
@@ -179,14 +188,24 @@ class Worker:
     def _start(self) -> None:
         if self._process is not None:
             self.end()
-        warm()
-        self._pipe, theirs = multiprocessing.Pipe()
+        for left in reversed(range(STARTS)):
+            warm()
+            try:
+                self._fork()
+                return
+            except (EOFError, OSError) as error:  # somebody killed the server at this moment: there will be another
+                if not left:
+                    told = f"{type(error).__name__}: {error}"
+                    raise BenchError(f"no worker could be started ({told}); run again to go on") from error
+
+    def _fork(self) -> None:
+        ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("forkserver")
         arguments = (theirs, dict(os.environ), *self._arguments)
-        self._process = context.Process(target=serve, args=arguments, name="bench-worker")
-        with _no_main_module():
-            self._process.start()
-        theirs.close()
+        process = context.Process(target=serve, args=arguments, name="bench-worker")
+        with _no_main_module(), theirs:
+            process.start()
+        self._process, self._pipe = process, ours
 
 
 def warm() -> None:
@@ -285,6 +304,7 @@ def _answer(
                     threads=task.threads,
                     checkpoint_every=task.checkpoint_every,
                     report=_throttled(pipe, store.partial(key) / PROGRESS, task.name),
+                    note=lambda text: pipe.send(Note(text)),
                     stop=stop.is_set,
                     execution=task.execution,
                 )
@@ -364,9 +384,8 @@ def _throttled(pipe: Connection, note: Path, name: str) -> Callable[[Progress], 
         now = time.monotonic()
         if now - noted >= NOTE_SECONDS:
             noted = now
-            fresh = note.with_suffix(".new")
-            fresh.write_text(json.dumps({"name": name, **asdict(progress)}), encoding="utf-8")
-            fresh.replace(note)
+            with suppress(OSError), whole(note) as fresh:
+                fresh.write_text(json.dumps({"name": name, **asdict(progress)}), encoding="utf-8")
         if now - last >= REPORT_SECONDS or progress.done == progress.total:
             last = now
             pipe.send(progress)

@@ -4,16 +4,24 @@ were."""
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+import xxhash
+
+from benchsuite.disk import parse_json, read_within
+from benchsuite.engine.store import remove
+from benchsuite.errors import InputError
 from benchsuite.loops.device import peak_memory
 
 LOG_LINES = 1000  # a log of about this length draws a smooth curve and stays small
 MACHINE = ("data_seconds", "step_seconds", "images_per_second", "peak_gib")
 """What in a line tells of the machine: it never repeats."""
+
+Written: TypeAlias = tuple[int, str]
+"""Bytes of a log and their checksum."""
 
 T = TypeVar("T")
 
@@ -86,19 +94,32 @@ class Pace:
 
 
 class Log:
-    """`log.jsonl`: about a thousand lines, one an iteration; on resuming, what follows the checkpoint is cut off."""
+    """`log.jsonl`: about a thousand lines, one an iteration. A training that goes on from a checkpoint takes it up
+    where the checkpoint was written; else it begins empty."""
 
-    def __init__(self, path: Path, done: int, iterations: int) -> None:
+    def __init__(self, path: Path, iterations: int) -> None:
         self.path, self.iterations = path, iterations
         self.every = max(1, iterations // LOG_LINES)
-        path.touch()
-        kept = 0
-        for text in path.read_bytes().splitlines(keepends=True):
-            # What follows the checkpoint may have been torn by a kill, so look no further.
-            if not text.endswith(b"\n") or json.loads(text)["iteration"] > done:
-                break
-            kept += len(text)
-        os.truncate(path, kept)
+
+    def begin(self) -> None:
+        """Start empty. What is no regular file goes: a link is not followed."""
+        remove(self.path)
+        self.path.touch()
+
+    def resume(self, first: int, done: int, written: Written | None, cure: str) -> None:
+        """Go on after iteration `done` of a training that began after `first`: what a killed process wrote after the
+        checkpoint is cut off.
+
+        InputError, ending in `cure`, where the file does not begin with what was `written` when the checkpoint was; of
+        checkpoints that do not say that, where it does not begin with a line for each iteration that has one.
+        """
+        if self.path.is_symlink():
+            raise InputError(f"{self.path}: is a link, no log of this training; {cure}")
+        text = read_within(self.path, cure)
+        length, checksum = written or _lines(text, [n for n in range(first + 1, done + 1) if self.due(n)])
+        if (length, checksum) != _written(text[:length]):
+            raise InputError(f"{self.path}: lacks lines that it had when the checkpoint was written; {cure}")
+        os.truncate(self.path, length)
 
     def due(self, iteration: int) -> bool:
         """Whether a line is written after this step: after the first, the last, and every so many."""
@@ -109,13 +130,29 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def sync(self) -> None:
-        """Bring the lines to disk before a checkpoint counts on them."""
+    def sync(self) -> Written:
+        """Bring the lines to disk before a checkpoint counts on them, which keeps how long they are, and their
+        checksum."""
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
+            return _written(file.read())
 
     def tail_loss(self) -> float:
         """Mean loss over the last tenth of the lines."""
         losses = [json.loads(line)["loss"] for line in self.path.read_text().splitlines()]
         last = losses[-max(1, len(losses) // 10) :]
         return float(sum(last) / len(last))
+
+
+def _written(text: bytes) -> Written:
+    return len(text), xxhash.xxh3_128_hexdigest(text)
+
+
+def _lines(text: bytes, iterations: Sequence[int]) -> Written:
+    """Length and checksum of the first lines where they are of these `iterations`; of no text at all otherwise."""
+    lines = text.splitlines(keepends=True)[: len(iterations)]
+    try:
+        found = [parse_json(line, "", "")["iteration"] for line in lines if line.endswith(b"\n")]
+    except (InputError, TypeError, KeyError):
+        found = []
+    return _written(b"".join(lines)) if found == list(iterations) else (-1, "")

@@ -24,7 +24,7 @@ from benchsuite.data.batch import ImageBatch
 from benchsuite.data.batches import loader
 from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
-from benchsuite.errors import BenchError, Interrupted
+from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import checkpoint
 from benchsuite.loops.device import (
     Precision,
@@ -109,8 +109,8 @@ def train(
     what modules observe; `lr` is the last step's. `log.MACHINE` says how fast it was: data and step time, images a
     second, peak memory.
 
-    Raises BenchError when a loss or the gradient is not finite or memory runs out, InputError for a checkpoint that
-    cannot be read, Interrupted (after a checkpoint) when `context.stop()`.
+    Raises BenchError when a loss or the gradient is not finite or memory runs out, Interrupted (after a checkpoint)
+    when `context.stop()`.
     """
     run = Run(network, solver, context, start)
     cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
@@ -151,9 +151,9 @@ class Run(Generic[B]):
         self.lag, self.unread = lag(context.device), deque[Reading]()
         self.checkpoint = context.partial / "checkpoint.safetensors"
         context.partial.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self.restore()
-        self.log = Log(context.partial / "log.jsonl", self.done, solver.iterations)
+        self.log = Log(context.partial / "log.jsonl", solver.iterations)
+        if not self.restored():
+            self.log.begin()
         self.pace, self.started = Pace(context.device), time.perf_counter()
 
     def rehearse(self, batch: B) -> None:
@@ -221,28 +221,50 @@ class Run(Generic[B]):
         """Checkpoint: model, momentum, iteration, time spent and the sums of the log's next line, in one file."""
         self.read()
         began = time.perf_counter()
-        self.log.sync()
+        written = self.log.sync()
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         for name, value in self.named.items():
             buffer = self.optimizer.state[value].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
         seconds = self.seconds + began - self.started
-        state: dict[str, Json] = {"iteration": self.done, "seconds": seconds, "sums": self.means.sums}
+        key, sums = self.context.partial.name, self.means.sums
+        state: dict[str, Json] = {
+            "key": key, "iteration": self.done, "seconds": seconds, "sums": sums, "log": written
+        }  # fmt: skip
         checkpoint.save(self.checkpoint, tensors, state)
         self.pace.aside += time.perf_counter() - began
 
-    def restore(self) -> None:
-        """Go on from the checkpoint."""
-        cure = f"delete {self.context.partial} to start this training again"
-        tensors, state = checkpoint.load(self.checkpoint, cure)
+    def restored(self) -> bool:
+        """Go on from the checkpoint, if there is one. One that is damaged, or does not fit this training or its log, is
+        set aside with a note, and the training starts again."""
+        if not (self.checkpoint.exists() or self.checkpoint.is_symlink()):
+            return False
+        cure = f"set aside as {self.checkpoint.name}.aside, the training starts again"
+        try:
+            self.restore(*checkpoint.load(self.checkpoint, cure), cure)
+        except InputError as error:
+            self.context.note(str(error))
+            checkpoint.set_aside(self.checkpoint)
+            checkpoint.set_aside(self.log.path)
+            return False
+        return True
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Json], cure: str) -> None:
+        """Take up what a checkpoint holds. InputError, before anything is changed, where it does not fit."""
+        where, iterations = self.checkpoint, range(self.start, self.solver.iterations)
+        kept = checkpoint.Kept.read(state, iterations, self.context.partial.name, where, cure)
+        self.log.resume(self.start, kept.iteration, kept.log, cure)
+        momentum = {name: tensors[held] for name in self.named if (held := f"momentum.{name}") in tensors}
+        for name, value in momentum.items():
+            if value.shape != self.named[name].shape:
+                raise InputError(f"{where}: the momentum of '{name}' has shape {list(value.shape)}; {cure}")
         model = {name.removeprefix("model."): tensors[name] for name in tensors if name.startswith("model.")}
-        checkpoint.fill(self.network, model, self.checkpoint, cure)
-        for name, value in self.named.items():
-            if (buffer := tensors.get(f"momentum.{name}")) is not None:
-                # In the parameter's memory format: fused SGD takes another one's momentum without a word, wrongly.
-                self.optimizer.state[value]["momentum_buffer"] = torch.empty_like(value).copy_(buffer).detach()
-        kept = Kept.model_validate(state)
+        checkpoint.fill(self.network, model, where, cure)
+        for name, value in momentum.items():
+            # In the parameter's memory format: fused SGD takes another one's momentum without a word, wrongly.
+            parameter = self.named[name]
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value).detach()
         self.done, self.seconds, self.means = kept.iteration, kept.seconds, Means(kept.sums)
 
     def finish(self) -> None:
@@ -257,14 +279,6 @@ class Run(Generic[B]):
         images = (self.done - self.start) * self.solver.batch
         timing = {"seconds": seconds, "images_per_second": images / seconds if seconds else None}
         (folder / "timing.json").write_text(json.dumps(timing) + "\n")
-
-
-class Kept(Settings):
-    """What a checkpoint holds beside tensors."""
-
-    iteration: int
-    seconds: float
-    sums: Mapping[str, tuple[float, int]] = {}
 
 
 def factors(model: nn.Module, kind: Literal["lr_factor", "decay_factor"]) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Tables, comparisons and figures, made from results files and stored arrays alone."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,7 +18,8 @@ def _folder_for_matplotlib() -> None:
             there = next(each for each in (place, *place.parents) if os.path.lexists(each))
             tempfile.TemporaryFile(dir=there).close()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
-        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="benchsuite-")
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="benchsuite-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 _folder_for_matplotlib()

@@ -30,7 +30,7 @@ def render(comparison: Comparison, form: str = "text", values_only: bool = False
         raise InputError(f"--format {form}: is no form of table; {nearest(form, ['text', *writers])}")
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for part in terminal(comparison, values_only):
         console.print(part)
 

@@ -1,8 +1,9 @@
 """What `show`, `plan`, `inspect`, `score` and `doctor` print: a JSON form and a table of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Published, Recipe, Spread
 from benchsuite.verbs.terminal import marked, print_things, table
 
@@ -100,7 +101,18 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
         ],
         "totals": totals,
         "unsettled": unsettled(plan),
+        "damaged": list(_damaged(plan, store)),
     }
+
+
+def _damaged(plan: "Plan", store: "Store") -> Iterator[str]:
+    """A line for each finished job that is not as it was left: a run would tell the same and stop there."""
+    for key in plan.jobs:
+        try:
+            if store.artifact(key) is not None:
+                store.verified(key, quickly=True)
+        except InputError as error:
+            yield f"{plan.names[key]}: {error}"
 
 
 def unsettled(plan: "Plan") -> list[dict[str, Any]]:
@@ -135,6 +147,7 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
             f"{each['recipe']}: will settle none of {_claims(each['claims'])}: {each['reason']}{several}"
             for each in form["unsettled"]
         ),
+        *(marked("red", "damaged", line) for line in form["damaged"]),
         to_stderr=to_stderr,
     )
 

@@ -1,6 +1,7 @@
 """A trained row on a folder of pictures: COCO's results and the pictures with boxes."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchsuite.data.dataset import DetectionSet
+from benchsuite.data.images import UPRIGHT, orientation
 from benchsuite.data.pictures import Pictures
 from benchsuite.data.split import opened
 from benchsuite.disk import outgoing
@@ -27,11 +29,12 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 
 @dataclass(frozen=True)
 class Predicted:
-    """The file of COCO results, and a picture for each image, in their order."""
+    """The file of COCO results, a picture for each image in their order, and what should be told of the images."""
 
     results: str
     pictures: tuple[str, ...]
     detections: int
+    notes: tuple[str, ...] = ()
 
     def form(self) -> dict[str, Any]:
         """JSON of `bench predict`."""
@@ -49,19 +52,30 @@ def predict(plan: Plan, store: Store, images: Path, folder: Path, threshold: flo
     require(fit, plan, store)
     trained = opened(fit.data)
     kinds = tuple(zip(trained.category_ids.tolist(), trained.classes, strict=True))
-    job = pipeline.predict_on(Pictures(folder=images, categories=kinds), seed)
+    pictures = Pictures(folder=images, categories=kinds)
+    job = pipeline.predict_on(pictures, seed)
     data = opened(job.data)
-    outcome = run_jobs([fit, job], store, slots=Slots.on("cpu"), progress=Reporter())
+    outcome = run_jobs([fit, job], store, slots=Slots.on(plan.device), progress=Reporter())
     for failure in outcome.failures:
         raise InputError(failure.message)
     found = Found.load(store.verified(job.key).path("detections.safetensors"))
     images_of = found.images(data).tolist()
-    results = zip(coco_results(data, found), images_of, strict=True)
-    lines = [{**line, "file_name": data.file_names[index]} for line, index in results]
+    told = zip(coco_results(data, found), images_of, strict=True)
+    lines = [{**line, "file_name": data.file_names[index]} for line, index in told]
     with outgoing(folder / "detections.json") as scratch:
         scratch.write_text(json.dumps(lines) + "\n", encoding="utf-8")
     files = [_drawn(data, found, index, folder, threshold) for index in range(len(data))]
-    return Predicted((folder / "detections.json").as_posix(), tuple(file.as_posix() for file in files), len(found))
+    notes = tuple(turned(data, pictures.files()))
+    results = (folder / "detections.json").as_posix()
+    return Predicted(results, tuple(file.as_posix() for file in files), len(found), notes)
+
+
+def turned(data: DetectionSet, files: Sequence[Path]) -> Iterator[str]:
+    """A line where images are shown otherwise than they are stored."""
+    names = [name for name, path in zip(data.file_names, files, strict=True) if orientation(path) != UPRIGHT]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: EXIF shows it turned; it is read as stored, in whose pixels the boxes are"
 
 
 def _drawn(data: DetectionSet, found: Found, index: int, folder: Path, threshold: float) -> Path:

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchsuite.disk import read_json
+from pydantic import ValidationError
+
+from benchsuite.disk import open_regular, read_json
 from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import InputError, nearest
+from benchsuite.settings import Strict
 
 FOLLOW_SECONDS = 0.5
 TRAINING_LOG = "log.jsonl"
@@ -43,18 +46,26 @@ def unfinished(store: Store) -> list[Unfinished]:
 
 
 def _state(store: Store, folder: Path) -> Unfinished:
-    said: dict[str, Any] = {}
+    said = _Said()
     age = time.time() - folder.stat().st_mtime
-    with suppress(InputError, OSError):  # it begins, or ends at this moment
-        said = read_json(folder / PROGRESS)
+    with suppress(InputError, OSError, ValidationError):  # it begins, or ends at this moment
+        said = _Said.model_validate(read_json(folder / PROGRESS))
         age = time.time() - (folder / PROGRESS).stat().st_mtime
     with store.lock(folder.name) as free:
         working = not free
-    loss = said.get("loss")
-    return Unfinished(
-        folder.name, str(said.get("name", folder.name)), working, int(said.get("done", 0)), int(said.get("total", 0)),
-        str(said.get("unit", "")), loss if isinstance(loss, float) else None, max(0.0, age),
-    )  # fmt: skip
+    name = said.name or folder.name
+    return Unfinished(folder.name, name, working, said.done, said.total, said.unit, said.loss, max(0.0, age))
+
+
+class _Said(Strict):
+    """What a job told of itself last."""
+
+    name: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    loss: float | None = None
+    note: str = ""
 
 
 def find(store: Store, start: str) -> str:
@@ -76,8 +87,8 @@ def lines(store: Store, key: str, follow: bool, wait: Callable[[float], None] = 
         ended = store.artifact(key) is not None or _idle(store, key)  # asked first: last lines are still read
         folder = store.folder(key) if store.artifact(key) else store.partial(key)
         for name in read:
-            with suppress(FileNotFoundError):
-                text = (folder / name).read_bytes()
+            with suppress(OSError), open_regular(folder / name) as file:
+                text = file.read()
                 whole = text.rfind(b"\n") + 1
                 new = text[read[name] : whole].decode(errors="replace").splitlines()
                 read[name] = max(read[name], whole)
@@ -95,7 +106,7 @@ def _idle(store: Store, key: str) -> bool:
 def _readable(name: str, line: str) -> str:
     """A line of the training log as text; other lines as they are."""
     if name == TRAINING_LOG:
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, RecursionError):
             values = json.loads(line)
             return "  ".join(f"{word} {_number(value)}" for word, value in values.items())
     return line

@@ -109,7 +109,7 @@ def print_things(*things: object, to_stderr: bool = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False)
     for thing in things:  # a sentence stays one line, however narrow the terminal; tables fold
         shown = thing if isinstance(thing, Table | Text) else visible(str(thing))
         console.print(shown, soft_wrap=not isinstance(thing, Table), markup=False)
