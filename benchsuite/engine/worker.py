@@ -34,7 +34,7 @@ from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import BenchError, Interrupted, out_of_memory
 from benchsuite.settings import Json
 
-STARTS = 3  # times that a worker is tried to be started
+STARTS, START_SECONDS = 5, 0.2  # times that a worker is tried to be started, and between them
 REPORT_SECONDS = 0.1
 NOTE_SECONDS = 2.0  # between notes of the progress for other terminals
 # Read by glibc and Python when the server starts. Large blocks stay with the process: giving them back after every
@@ -197,6 +197,7 @@ class Worker:
                 if not left:
                     told = f"{type(error).__name__}: {error}"
                     raise BenchError(f"no worker could be started ({told}); run again to go on") from error
+                time.sleep(START_SECONDS)  # until it is known to be dead
 
     def _fork(self) -> None:
         ours, theirs = multiprocessing.Pipe()
