@@ -14,7 +14,7 @@ from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
 from benchsuite.recipe.recipe import select
 from benchsuite.verbs.plan import make_plan
-from benchsuite.verbs.predict import predict, with_boxes
+from benchsuite.verbs.predict import predict, turned, with_boxes
 from benchsuite.verbs.run import RunOptions, run_plan
 
 KINDS = ((1, "disc"), (5, "bar"))
@@ -41,6 +41,21 @@ def test_boxes_are_drawn_where_they_are() -> None:
     image = np.asarray(with_boxes(np.zeros((60, 60, 3), np.uint8), found, np.array([0]), ("a\x1b",)))
     assert image[30, 10].any() and image[40, 20].any() and not image[30, 20].any() and not image[50].any()
     assert not np.asarray(with_boxes(np.zeros((60, 60, 3), np.uint8), found, np.array([], int), ("a",))).any()
+
+
+def test_pictures_that_are_shown_turned_are_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("b.jpg", "a.jpg", "c.jpg"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name, exif=Image.Exif() if name == "c.jpg" else exif)
+    data = Pictures(folder=tmp_path, categories=KINDS)
+    (line,) = turned(data.open(), data.files())
+    assert line == "a.jpg and 1 more: EXIF shows it turned; it is read as stored, in whose pixels the boxes are"
+    (tmp_path / "a.jpg").unlink()
+    (line,) = turned(data.open(), data.files())
+    assert line.startswith("b.jpg: EXIF shows it turned")
+    (tmp_path / "b.jpg").unlink()
+    assert list(turned(data.open(), data.files())) == []
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ def test_python_in_five_lines(data: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "runs" / "artifacts").glob("*/artifact.json"):
         record = json.loads(file.read_text())
         record["environment"]["commit"] = "earlier"
+        del record["checksum"]
         file.write_text(json.dumps(record))
     again = bs.run_plan(plan, options=bs.RunOptions(out=tmp_path / "again")).results["har-table1"]
     assert again.environment["commit"] == "earlier"
@@ -140,12 +141,10 @@ def test_a_truncated_checkpoint_and_an_edited_artifact(data: Path, capsys: pytes
     checkpoint = Path("runs", "partial", train, "checkpoint.safetensors")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    said = failure(capsys, *run)
-    assert "checkpoint.safetensors" in said
-    assert f"delete {checkpoint.parent}" in said
-    assert checkpoint.exists()  # nothing is lost
-    checkpoint.unlink()
+    capsys.readouterr()
     assert bench(*run) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
+    assert f"{checkpoint}: truncated or not a safetensors file" in note and note.endswith("the training starts again")
     weights = Path("runs", "artifacts", train, "weights.safetensors")
     edited = bytearray(weights.read_bytes())
     edited[-1] ^= 1

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import tarfile
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from benchsuite.cli import app
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import LOG, PROGRESS, Store
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, harmless
 from benchsuite.verbs.status import find, lines, unfinished
 from benchsuite.verbs.store import contents, damaged, delete, named, pack, unneeded, unpack
 
@@ -222,6 +223,59 @@ def test_logs_follow_until_the_job_is_left(tmp_path: Path) -> None:
             thread.join()
 
     assert list(lines(store, "abc1", True, wait)) == ["printed", "iteration 1  loss 0.1235", "half of it", "more"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"done": "x"}', '{"name": [1], "loss": "nan"}', "[" * 100_000, '{"total": 1e400}']
+)
+def test_a_torn_report_is_none(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    store.partial("abc1").mkdir()
+    (store.partial("abc1") / PROGRESS).write_text(text)
+    (state,) = unfinished(store)
+    assert (state.key, state.name, state.working, state.done) == ("abc1", "abc1", False, 0)
+
+
+@pytest.mark.timeout(20)
+def test_logs_of_anything_are_lines_that_do_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    store.partial("abc1").mkdir()
+    (store.partial("abc1") / LOG).write_bytes(b"\x1b[2J\xc2\x9b31m \xff\n")
+    (store.partial("abc1") / "log.jsonl").write_text("[" * 100_000 + "\n[]\n{\n")
+    printed = CliRunner().invoke(app, ["logs", "abc1", "--store", str(store.root)])
+    assert printed.exit_code == 0 and len(printed.stdout.splitlines()) == 4
+    assert all(map(harmless, printed.stdout.replace("\n", "")))
+    for name in (LOG, "log.jsonl"):
+        (store.partial("abc1") / name).unlink()
+        os.mkfifo(store.partial("abc1") / name)
+    assert CliRunner().invoke(app, ["logs", "abc1", "--store", str(store.root)]).stdout == ""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", [".tar", ".tar.gz"])
+def test_a_damaged_archive_is_one_line_or_what_was_packed(filled: Path, tmp_path: Path, form: str) -> None:
+    packed = tmp_path / f"all{form}"
+    pack(Store(filled), [B.key, C.key], packed)
+    text, draw = packed.read_bytes(), random.Random(0)
+    for number in range(40):
+        damaged_text = bytearray(text)
+        if number % 2:
+            del damaged_text[draw.randrange(len(text)) :]
+        else:
+            damaged_text[draw.randrange(len(text))] ^= 1 << draw.randrange(8)
+        packed.write_bytes(damaged_text)
+        store = Store(tmp_path / str(number))
+        try:
+            unpack(store, packed)
+        except InputError as error:
+            assert all(map(harmless, str(error)))
+        assert list(damaged(store)) == []
+    packed.unlink()
+    os.mkfifo(packed)
+    with pytest.raises(InputError, match="cannot be read as an archive"):
+        unpack(Store(tmp_path / "pipe"), packed)
 
 
 def test_a_key_by_its_beginning(store: Store) -> None:
