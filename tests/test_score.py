@@ -191,6 +191,21 @@ def test_malformed_truth(tmp_path, protocol, text):
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc12"])
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_truth_with_a_side_below_nothing(tmp_path, protocol, side):
+    """Sizes may be left out where nothing but scores is wanted; what is said of them is a size."""
+    document = json.loads(TRUTH.read_text())
+    for value, told in ((None, None), (-1, r"truth\.json: image .* is annotated as .*-1.*; correct")):
+        document["images"][1][side] = value
+        (tmp_path / "truth.json").write_text(json.dumps(document))
+        if told is None:
+            assert score(tmp_path / "truth.json", DETECTIONS, protocol)["AP"] is not None
+        else:
+            with pytest.raises(InputError, match=told):
+                score(tmp_path / "truth.json", DETECTIONS, protocol)
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc12"])
 def test_truth_with_an_unknown_class(tmp_path, protocol):
     document = json.loads(TRUTH.read_text())
     document["annotations"][0]["category_id"] = 5

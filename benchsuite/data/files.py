@@ -114,14 +114,15 @@ def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
         yield "boxes not finite", f"{raw.describe(row)}: box {raw.boxes[row].tolist()} is not finite; correct it"
     for row in map(int, np.flatnonzero(~((raw.areas >= 0) & (raw.areas < np.inf)))):
         yield "areas", f"{raw.describe(row)}: area {raw.areas[row]} is none; correct it, or leave it out"
+    least = 0 if raw.images is None else 1  # who only scores may leave sizes out
+    for index in map(int, np.flatnonzero((raw.sizes < least).any(1))):
+        height, width = raw.sizes[index]
+        yield "sizes", f"image {raw.file_names[index]} is annotated as {width}x{height}; correct the annotation"
     if raw.images is not None:
         yield from _of_images(raw)
 
 
 def _of_images(raw: Raw) -> Iterator[tuple[str, str]]:
-    for index in map(int, np.flatnonzero((raw.sizes < 1).any(1))):
-        height, width = raw.sizes[index]
-        yield "sizes", f"image {raw.file_names[index]} is annotated as {width}x{height}; correct the annotation"
     for row in map(int, np.flatnonzero(raw.outside)):
         height, width = raw.sizes[raw.owners[row]]
         box = [round(float(side), 2) for side in raw.boxes[row]]
