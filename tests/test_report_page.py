@@ -48,6 +48,28 @@ def test_coverage_names_every_recipe(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert all(f">{recipe}</td>" in text for recipe in available())
     assert "4 of 5 rows on" in text
+    assert text.count("har-net</td>") == 1 and "<td>1 of 5</td>" in text, "a line for each paper"
+
+
+def test_losses_costs_and_departures(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    for key, needs, seconds in (("fit0", {}, 100), ("score0", {"predict": "fit0"}, 20)):
+        with store.lock(key), store.scratch(key) as folder:
+            if key == "fit0":
+                lines = [{"iteration": step, "loss": 4.0 / step} for step in (1, 2, 4)]
+                (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            record = {"label": f"job {key}", "inputs": needs, "job": {"seed": 3}, "seconds": seconds, "device": "cpu"}
+            store.publish(key, folder, record)
+    content = json.loads(FIXTURE.read_text())
+    content["rows"][1]["keys"] = content["rows"][2]["keys"] = ["score0"]
+    content["rows"][1]["deviations"] = ["half the <images>"]
+    (tmp_path / "har-table1.mini.json").write_text(json.dumps(content))
+    write(tmp_path, tmp_path / "page.html", [], store)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<path class="k1" d="M160.0,0.0 L320.0,100.0 L640.0,150.0">' in text and "seed 3: 1 after 4" in text
+    assert "What it cost: 2:00 of jobs" in text and text.count("job fit0") == 1, "a job that rows share counts once"
+    assert "half the &lt;images&gt;" in text
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:
@@ -125,6 +147,20 @@ def test_browser_sorts_and_asks_for_nothing(browser: Any, asked: tuple[str, list
     urls = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
     assert {url for url in urls if not url.startswith(("data:", "http://127.0.0.1"))} == set()
     assert set(paths) <= {"/report.html", "/favicon.ico"}
+
+
+def test_printed_it_is_dark_on_white_and_whole(browser: Any, asked: tuple[str, list[str]]) -> None:
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    browser.set_window_size(800, 1100)
+    browser.get(asked[0])
+    style = "return getComputedStyle(document.body)"
+    assert browser.execute_script(f"{style}.backgroundColor") in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
+    assert browser.execute_script(f"{style}.color") == "rgb(0, 0, 0)"
+    assert not browser.find_element("css selector", ".environment").is_displayed()
+    wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, "nothing is cut off at the paper's edge"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.parametrize("width", [400, 1400])

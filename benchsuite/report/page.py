@@ -17,49 +17,95 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.heading import Heading
 from benchsuite.report.compare import Section, compare
-from benchsuite.report.gathered._runs import log, seed_of, trainings
+from benchsuite.report.gathered._runs import inputs, log, seed_of, trainings
 from benchsuite.report.grids import meaning, provenance, section_grids
 from benchsuite.report.html import SortableTable, rendered
 from benchsuite.report.results import Results, load
 
 TEMPLATE = "page.html"
 CURVE_POINTS = 200
+COLOURS = 6  # of loss curves, in the style
 WIDTH, HEIGHT = 640, 200  # of the drawing area of loss curves, in its own units
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """One published table and how much of it was measured: by tier, what stands in the cell and where it leads."""
-
-    heading: Heading
-    cells: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Curve:
-    """The loss of one training as an SVG path; `steps` its last iteration, `last` the loss there."""
+    """The loss of one training as an SVG path; `steps` its last iteration, `last` the loss there. Trainings of one row
+    have one colour."""
 
     name: str
+    colour: int
     path: str
     steps: int
     last: float
 
 
 @dataclass(frozen=True)
+class Spent:
+    """A finished job of a row: how long it took, and where."""
+
+    row: str
+    job: str
+    where: str
+    seconds: float
+
+    @property
+    def took(self) -> str:
+        """For people."""
+        return clock(self.seconds)
+
+
+@dataclass(frozen=True)
 class Part:
-    """One results file on the page."""
+    """One results file on the page. `departures` are what differs from the paper, with the rows that it holds for."""
 
     anchor: str
     results: Results
     provenance: str
     meaning: str
     tables: tuple[SortableTable, ...]
+    departures: tuple[tuple[str, str], ...]
     figure: str
     curves: tuple[Curve, ...]
     highest: float
-    costs: tuple[tuple[str, str, str], ...]
+    costs: tuple[Spent, ...]
     environments: str
     verdicts: tuple[tuple[str, int], ...]
+
+    @property
+    def said(self) -> str:
+        """The verdicts in words."""
+        return ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts)
+
+    @property
+    def measured(self) -> str:
+        """How many rows were."""
+        ours = [row for row in self.results.rows if row.role == "run"]
+        return f"{sum(bool(row.measured) for row in ours)} of {len(ours)} rows"
+
+    @property
+    def total(self) -> str:
+        """Time of all jobs, each once."""
+        return clock(sum(cost.seconds for cost in self.costs))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One published table and what of it was measured, by tier."""
+
+    heading: Heading
+    cells: tuple[tuple[Part, ...], ...]
+
+
+@dataclass(frozen=True)
+class PaperCoverage:
+    """A paper: of how many tables there are results, by tier, and how many claims of theirs some run settled."""
+
+    id: str
+    all: int
+    tables: tuple[int, ...]
+    claims: int
+    settled: int
 
 
 def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -> int:
@@ -75,7 +121,10 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
     parts = [
         _part(path, section, groups[id(section)], store) for path, section in zip(files, compared.sections, strict=True)
     ]
-    page = rendered(TEMPLATE, parts=parts, coverage=_coverage(headings, parts), tiers=TIERS, width=WIDTH, height=HEIGHT)
+    coverage = [_coverage(each, parts) for each in headings]
+    page = rendered(
+        TEMPLATE, parts=parts, coverage=coverage, papers=_papers(coverage), tiers=TIERS, width=WIDTH, height=HEIGHT
+    )
     with outgoing(file) as scratch:
         scratch.write_text(page, encoding="utf-8")
     return len(files)
@@ -93,7 +142,8 @@ def _part(file: Path, section: Section, group: Sequence[Section], store: Store) 
         meaning=meaning(results),
         tables=tuple(SortableTable.of(grid) for grid in section_grids(section, group)),
         figure=_embedded(file.with_suffix(".png")),
-        curves=tuple(_curve(name, values, highest) for name, values in logs.items()),
+        departures=_departures(results),
+        curves=tuple(_curve(*name, values, highest) for name, values in logs.items()),
         highest=highest,
         costs=tuple(_costs(results, store)),
         environments=json.dumps([results.environment, *results.earlier], indent=1, ensure_ascii=False),
@@ -115,53 +165,74 @@ def _embedded(picture: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
 
 
-def _logs(results: Results, store: Store) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    """Iteration and loss of each training that the store still has, called by row and seed."""
+def _departures(results: Results) -> tuple[tuple[str, str], ...]:
+    """What differs from the paper, once, with the rows that it holds for."""
+    rows = [row for row in results.rows if row.measured]
+    texts = dict.fromkeys(text for row in rows for text in row.deviations)
+    whose = {text: [row.name for row in rows if text in row.deviations] for text in texts}
+    return tuple((text, "all rows" if len(its) == len(rows) else ", ".join(its)) for text, its in whose.items())
+
+
+def _logs(results: Results, store: Store) -> Iterator[tuple[tuple[str, int], list[tuple[int, float]]]]:
+    """Iteration and loss of each training that the store still has, by a name of row and seed and the row's colour."""
     seen: set[str] = set()
-    for row in results.rows:
+    for place, row in enumerate(results.rows):
         for key in dict.fromkeys(key for job in row.keys for key in trainings(job, store)):
             if key not in seen:
                 seen.add(key)
                 lines = log(key, store)
                 every = max(1, len(lines) // CURVE_POINTS)
                 kept = [*lines[:-1:every], *lines[-1:]]
-                yield f"{row.name}, seed {seed_of(key, store)}", [(line["iteration"], line["loss"]) for line in kept]
+                name = f"{row.name}, seed {seed_of(key, store)}"
+                yield (name, place % COLOURS), [(line["iteration"], line["loss"]) for line in kept]
 
 
-def _curve(name: str, values: Sequence[tuple[int, float]], highest: float) -> Curve:
+def _curve(name: str, colour: int, values: Sequence[tuple[int, float]], highest: float) -> Curve:
     steps, last = values[-1]
     points = [f"{WIDTH * at / steps:.1f},{HEIGHT * (1 - value / (highest or 1.0)):.1f}" for at, value in values]
-    return Curve(name, "M" + " L".join(points), steps, last)
+    return Curve(name, colour, "M" + " L".join(points), steps, last)
 
 
-def _costs(results: Results, store: Store) -> Iterator[tuple[str, str, str]]:
-    """What each row's own jobs are, how long they took and where, as far as the store has them."""
+def _costs(results: Results, store: Store) -> Iterator[Spent]:
+    """The jobs of each row as far as the store has them, each once: its trainings, then what they were made into."""
+    seen: set[str] = set()
     for row in results.rows:
-        for key in row.keys:
-            if store.artifact(key):
-                record = store.record(key)
-                seconds = record.get("seconds")
-                took = clock(float(seconds)) if isinstance(seconds, (int, float)) else ""
-                yield row.name, str(record.get("label", "")), took
-            for training in trainings(key, store):
-                record = store.record(training)
-                seconds = record.get("seconds")
-                yield row.name, str(record.get("label", "")), clock(float(str(seconds))) if seconds else ""
+        for key in _chain(row.keys, store):
+            record = store.record(key)
+            seconds = record.get("seconds")
+            if key not in seen and isinstance(seconds, (int, float)):
+                seen.add(key)
+                yield Spent(row.name, str(record.get("label", "")), str(record.get("device", "")), float(seconds))
 
 
-def _coverage(headings: Sequence[Heading], parts: Sequence[Part]) -> list[Coverage]:
-    """Every published table there is a recipe for, and what of it stands on the page."""
+def _chain(keys: Sequence[str], store: Store) -> list[str]:
+    """These jobs that the store has, and all they were made from, inputs first."""
+    found: dict[str, None] = {}
+    for key in keys:
+        if key not in found and store.artifact(key):
+            found |= dict.fromkeys(_chain(list(inputs(key, store).values()), store))
+            found[key] = None
+    return list(found)
+
+
+def _coverage(heading: Heading, parts: Sequence[Part]) -> Coverage:
+    """What of a published table stands on the page."""
+    its = [part for part in parts if part.results.recipe == heading.id]
+    return Coverage(heading, tuple(tuple(part for part in its if part.results.tier == tier) for tier in TIERS))
+
+
+def _papers(coverage: Sequence[Coverage]) -> list[PaperCoverage]:
     found = []
-    for heading in headings:
-        cells = []
-        for tier in TIERS:
-            its = [part for part in parts if part.results.recipe == heading.id and part.results.tier == tier]
-            text = ", ".join(f"{_measured(part.results)} on {part.results.data.name}" for part in its)
-            cells.append((text, its[0].anchor if its else ""))
-        found.append(Coverage(heading, tuple(cells)))
+    for paper in dict.fromkeys(each.heading.paper for each in coverage):
+        its = [each for each in coverage if each.heading.paper == paper]
+        tables = tuple(sum(bool(each.cells[tier]) for each in its) for tier in range(len(TIERS)))
+        counts = [_settled(each) for each in its]
+        found.append(PaperCoverage(paper, len(its), tables, *(sum(each) for each in zip(*counts, strict=True))))
     return found
 
 
-def _measured(results: Results) -> str:
-    ours = [row for row in results.rows if row.role == "run"]
-    return f"{sum(bool(row.measured) for row in ours)} of {len(ours)} rows"
+def _settled(coverage: Coverage) -> tuple[int, int]:
+    """Claims of a table that was run, and how many the run that settled most of them settled."""
+    runs = [dict(part.verdicts) for cell in coverage.cells for part in cell]
+    claims = max((sum(run.values()) for run in runs), default=0)
+    return claims, max((sum(run.values()) - run.get("not settled", 0) for run in runs), default=0)

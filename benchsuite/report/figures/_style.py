@@ -85,17 +85,20 @@ def new_figure(results: Results, height: float, width: float = WIDTH) -> Figure:
 
 def caption(figure: Figure, text: str, color: str = "#555555") -> None:
     """Write what a figure was made with below it, in as many lines as it needs; the figure grows by them."""
-    lines = textwrap.wrap(visible(shortened(text, 4 * LONGEST)), round(20 * figure.get_figwidth()))
-    before, band = figure.get_figheight(), 0.1 + 0.12 * len(lines)
-    after, engine = before + band, figure.get_layout_engine()
+    lines = textwrap.wrap(visible(shortened(text, 4 * LONGEST)), round(17 * figure.get_figwidth()))
+    legends = [each for each in figure.legends if each.get_window_extent().y0 < figure.bbox.height / 2]
+    # The layout keeps no room for a legend outside that is anchored elsewhere than at the figure's edge.
+    room = max((legend.get_window_extent().height / figure.dpi for legend in legends), default=0.0)
+    before, foot = figure.get_figheight(), 0.1 + 0.12 * len(lines)
+    after, engine = before + foot + room, figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     left, bottom, width, height = engine.get()["rect"]
-    engine.set(rect=(left, (bottom * before + band) / after, width, height * before / after))
+    engine.set(rect=(left, (bottom * before + foot + room) / after, width, height * before / after))
     for each in figure.texts:  # what stands there already stays where it is, counted from the top
         x, y = each.get_position()
-        each.set_position((x, (y * before + band) / after))
-    for each_legend in figure.legends:
-        each_legend.set_bbox_to_anchor((0, band / after, 1, before / after), transform=figure.transFigure)
+        each.set_position((x, (y * before + foot + room) / after))
+    for legend in legends:
+        legend.set_bbox_to_anchor((0, foot / after, 1, 1 - foot / after), transform=figure.transFigure)
     figure.set_figheight(after)
     figure.text(0.01, 0.05 / after, "\n".join(lines), ha="left", va="bottom", fontsize=7, color=color)
 
