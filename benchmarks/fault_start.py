@@ -92,7 +92,9 @@ class Ended:
     err: str
 
     def told(self) -> str:
-        """The words and what came of them, for a report."""
+        """The words and what came of them, for a report: of a traceback its end."""
+        if "Traceback" in self.err:
+            return f"bench {' '.join(self.words)} → {self.code}: {self.err.strip().splitlines()[-1]!r}"
         return f"bench {' '.join(self.words)} → {self.code}: {(self.out + self.err).strip()[-1800:]!r}"
 
 

@@ -2,6 +2,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -349,3 +351,19 @@ def test_a_server_that_dies_when_asked_is_replaced(store: Store, monkeypatch: py
     monkeypatch.setattr(forkserver, "connect_to_new_process", lambda fds: dying(asked.clear()))
     with pytest.raises(BenchError, match=r"no worker could be started .*; run again to go on"):
         run_jobs([Echo(name="b")], store, slots=Slots.on("cpu"), progress=Reporter())
+
+
+def test_ctrl_c_does_not_reach_a_server_that_imports() -> None:
+    """Its parent starts it with SIGINT blocked; what multiprocessing starts beside it unblocks it in passing."""
+    code = (
+        "import multiprocessing.util as util, signal; from benchsuite.engine import worker; seen = []\n"
+        "spawn = util.spawnv_passfds\n"
+        "def spying(path, args, fds):\n"
+        "    seen.append((b'forkserver' in args[-1].encode(), signal.pthread_sigmask(signal.SIG_BLOCK, [])))\n"
+        "    return spawn(path, args, fds)\n"
+        "util.spawnv_passfds = spying; worker.warm()\n"
+        "assert [server for server, _ in seen] == [False, True]\n"
+        "assert all(signal.SIGINT in blocked for _, blocked in seen), seen\n"
+        "assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

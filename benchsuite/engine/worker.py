@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -215,6 +215,7 @@ def warm() -> None:
     os.environ.update(SERVER_ENVIRONMENT)
     try:
         forkserver.set_forkserver_preload(["benchsuite.engine.preload"])
+        resource_tracker.ensure_running()  # which would unblock Ctrl-C when it is started
         # Ctrl-C in the terminal reaches the server too, while it imports; what it forks ignores it or has it blocked
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
