@@ -46,8 +46,10 @@ def plot_diagnosed(
     jobs = _detecting(plan, row, store, folder)
     if name == "why":
         other = against or _baseline(plan, row)
-        shown: Any = _why(pipeline, store, (row, jobs), (other, _detecting(plan, other, store, folder)))
-        seeds: Sequence[int] = [seed for seed in jobs if seed in _detecting(plan, other, store, folder)] or list(jobs)
+        theirs = _detecting(plan, other, store, folder)
+        names = {each.row.id: each.row.label or each.row.id for each in plan.rows}
+        shown: Any = _why(pipeline, store, (names.get(row, row), jobs), (names.get(other, other), theirs))
+        seeds: Sequence[int] = [seed for seed in jobs if seed in theirs]
         words = [row, "against", other, name] if against else [row, name]
     else:
         seed, job = next(iter(jobs.items()))

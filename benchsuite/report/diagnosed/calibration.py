@@ -5,15 +5,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchsuite.report.diagnosed import Calibration
-from benchsuite.report.figures._style import ACCENT, OURS, headline, style
+from benchsuite.report.figures._style import ACCENT, OURS, caption, headline, style
 
 
 def draw(found: Calibration, title: str) -> Figure:
     """Shares above, numbers below, on one axis of scores."""
     with style():
         figure = Figure(figsize=(4.2, 3.9), dpi=300, layout="constrained")
-        errors = f"mean error {100 * found.mean_error:.1f} %, greatest {100 * found.greatest_error:.1f} %"
-        headline(figure, f"{title}: calibration at IoU 0.5, {errors}")
+        errors = (
+            f"distance of the two: mean {100 * found.mean_error:.1f} %, greatest {100 * found.greatest_error:.1f} %"
+        )
+        headline(figure, "Scores and what is right of them")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         width, start = np.diff(found.bounds), found.bounds[:-1]
         upper.plot([0, 1], [0, 1], "--", color="#9A9A9A", label="calibrated")
@@ -34,4 +36,5 @@ def draw(found: Calibration, title: str) -> Figure:
         lower.set(xlabel="score", ylabel="detections")
         for axes in (upper, lower):
             axes.grid(axis="y")
+        caption(figure, f"{title}. COCO's matching at IoU 0.5; {errors}.")
     return figure

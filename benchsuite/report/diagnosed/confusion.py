@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from benchsuite.errors import shortened
 from benchsuite.report.diagnosed import Confusion
-from benchsuite.report.figures._style import WIDTH, headline, style
+from benchsuite.report.figures._style import WIDTH, caption, headline, style
 
 MOST, NAME = 20, 18
 """Classes that are shown, those of most confusion with each other; letters of a name."""
@@ -19,12 +19,13 @@ def draw(found: Confusion, title: str) -> Figure:
     counts = found.counts[np.ix_([*shown, -1], [*shown, -1])]
     whole = found.counts[[*shown, -1]].sum(axis=1, keepdims=True)
     shares = np.divide(counts, whole, out=np.zeros(counts.shape), where=whole > 0)
+    shares[-1] = 0  # of nothing there is no share
     with style():
         side = min(WIDTH, 1.9 + 0.33 * len(counts))
         figure = Figure(figsize=(max(side, 4.2), side), dpi=300, layout="constrained")
         fewer = f", the {len(shown)} classes most confused of {len(found.classes)}" if len(shown) < len(
             found.classes) else ""  # fmt: skip
-        headline(figure, f"{title}: true and found classes, IoU 0.5, scores of at least {found.least:g}{fewer}")
+        headline(figure, "True and found classes")
         axes = figure.subplots()
         drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(counts)), [*true, "missed"], rotation=90)
@@ -38,6 +39,7 @@ def draw(found: Confusion, title: str) -> Figure:
         for row, column in np.argwhere(counts > 0).tolist():
             colour = "white" if shares[row, column] > 0.55 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=size, color=colour)
+        caption(figure, f"{title}. COCO's matching at IoU 0.5, scores of at least {found.least:g}{fewer}.")
         figure.colorbar(drawn, ax=axes, shrink=0.7, label="share of the true class")
     return figure
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchsuite.report.diagnosed import Curves
-from benchsuite.report.figures._style import PALETTE, WIDTH, headline, style
+from benchsuite.report.figures._style import PALETTE, WIDTH, caption, headline, style
 
 FEW = len(PALETTE)
 """Classes that have a colour each; of more, the best and the worst half as many."""
@@ -19,7 +19,7 @@ def draw(found: Curves, title: str) -> Figure:
     """Two panels on one axis."""
     with style():
         figure = Figure(figsize=(WIDTH, 3.0), dpi=300, layout="constrained")
-        headline(figure, f"{title}: precision and recall")
+        headline(figure, "Precision and recall")
         left, right = figure.subplots(1, 2, sharey=True)
         shades = colormaps["viridis"](np.linspace(0.05, 0.9, len(found.thresholds)))
         for (name, curve), colour in zip(found.thresholds.items(), shades, strict=True):
@@ -31,6 +31,7 @@ def draw(found: Curves, title: str) -> Figure:
             axes.grid()
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=6.5)
         left.set_ylabel("precision")
+        caption(figure, f"{title}. COCO's matching; in brackets AP.")
     return figure
 
 

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchsuite.report.diagnosed import Part, Why
-from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, headline, style
+from benchsuite.report.figures._style import ACCENT, OURS, WIDTH, caption, headline, style
 from benchsuite.report.grids import signed
 
 GROUPS = {"error": "by kind of error", "overlap": "by overlap asked for", "size": "by size", "class": "by class"}
@@ -20,7 +20,7 @@ def draw(found: Why, title: str) -> Figure:
         down, across = -(-len(groups) // ACROSS), min(ACROSS, len(groups))
         tallest = max((len(parts) for parts in groups.values()), default=1)
         figure = Figure(figsize=(WIDTH, 0.8 + (0.65 + 0.19 * max(tallest, 5)) * down), dpi=300, layout="constrained")
-        headline(figure, f"{title}: {sentence(found)}")
+        headline(figure, f"{found.row} − {found.baseline}: {sentence(found)}")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes in panels[len(groups) :]:
             axes.set_visible(False)
@@ -30,7 +30,7 @@ def draw(found: Why, title: str) -> Figure:
             axes.set_title(GROUPS[group] + (f", the {len(parts)} that changed most" if left_out else ""))
             measured = {"error": found.errors_on, "overlap": "AP at that IoU"}.get(group, found.column)
             axes.set_xlabel(f"gain in {measured} (points)")
-        figure.supxlabel(_caption(found), fontsize=6.5, color="#555555", x=0.01, ha="left")
+        caption(figure, f"{title}. {_explained(found)}")
     return figure
 
 
@@ -50,10 +50,10 @@ def _told(part: Part) -> str:
     return f"{part.name} {signed(part.gain, 1)} [{low}, {high}]"
 
 
-def _caption(found: Why) -> str:
+def _explained(found: Why) -> str:
     return (
-        f"{found.row} minus {found.baseline}. Lines: 95 % intervals over {found.over}, each for itself.\n"
-        f"Errors: points of {found.errors_on} that they cost the baseline more than the row (TIDE); they do not add up."
+        f"Lines: 95 % intervals over {found.over}, each for itself, in colour where they exclude 0; band: the whole. "
+        f"Errors: points of {found.errors_on} that they cost {found.baseline} more (TIDE); they do not add up."
     )
 
 
