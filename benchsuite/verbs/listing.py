@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 20  # notes on a dataset
+LARGE_CAPSULE = "more than 100 MB; take some rows or seeds of the table into one archive, others into another"
 
 
 def cell_form(cell: Published) -> object:
@@ -308,6 +309,7 @@ def print_packed(found: "Packed") -> None:
     print_things(
         f"written: {found.file}, {found.jobs} jobs, {_bytes(found.bytes)}; bench score {found.file} counts again",
         *(marked("yellow", "left out", f"{each}: not in the store") for each in found.absent),
+        *([marked("yellow", "note", LARGE_CAPSULE)] if found.bytes > 100 * 10**6 else []),
     )
 
 
