@@ -51,6 +51,16 @@ DataRoot = Annotated[Path | None, typer.Option(help="Where datasets lie; as $BEN
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set solver.lr=0.01. Repeatable.")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="Where finished jobs are kept; $BENCH_STORE or runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+PerJob = Annotated[
+    int, typer.Option(help="GPUs that do one training together; on a CPU, processes that share its cores.", min=1)
+]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Make activations again instead of keeping them: less memory, more time.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(help="Images at once where norms are frozen: less memory, a third more time, equal numbers.", min=1),
+]
 Form = Literal["png", "pdf", "svg"]
 BudgetTime = Annotated[
     str, typer.Option("--budget", help="Only the rows and seeds that settle the most claims in that time: 24h, 1h30m.")

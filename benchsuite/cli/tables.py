@@ -15,6 +15,9 @@ from benchsuite.cli.options import (
     Id,
     Ids,
     Json,
+    MicroBatch,
+    PerJob,
+    Recompute,
     Rows,
     Seeds,
     Sets,
@@ -70,6 +73,10 @@ def show(recipe: Id, as_json: Json = False) -> None:
 def plan(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
     sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "",
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Instead, estimate what each training needs of a GPU's memory.")
+    ] = False,
+    per_job: PerJob = 1, recompute: Recompute = False, micro_batch: MicroBatch = None,
     budget: BudgetTime = "", takes: Takes = None, spread: Spread = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the jobs that a run would do and which of them are done already.
@@ -77,11 +84,20 @@ def plan(
     bench plan 'har-*' --tier paper
 
     bench plan har-table1 --tier mini --data ~/mydata --budget 24h
+
+    bench plan pod-table1 --tier paper --memory --recompute
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import plan_form, print_budget, print_plan
+    from benchsuite.verbs.listing import plan_form, print_budget, print_needs, print_plan
 
     planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on, budget), Store(store)
+    if memory:
+        from benchsuite.engine.job import Execution
+        from benchsuite.verbs.memory import needs
+
+        found = needs(planned, Execution(per_job=per_job, recompute=recompute, micro_batch=micro_batch))
+        print_json([each.form() for each in found]) if as_json else print_needs(found)
+        return
     if budget:
         chosen = budget_of(planned, kept, budget, takes, spread)
         print_json(plan_form(chosen.chosen, kept) | {"budget": chosen.form()}) if as_json else print_budget(chosen)
@@ -123,6 +139,13 @@ def run(
         bool, typer.Option("--deterministic", help="Equal bits from equal work on a GPU too, slower.")
     ] = False,
     loaders: Annotated[int | None, typer.Option(help="Processes that make batches ahead, for each job.", min=0)] = None,
+    per_job: PerJob = 1, recompute: Recompute = False, micro_batch: MicroBatch = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile backbone, neck and head where frames are of one size.")
+    ] = False,
+    eval_every: Annotated[
+        int, typer.Option(help="Evaluate trainings on the way, every so many iterations; 0 for never.", min=0)
+    ] = 0,
     executor: Annotated[Literal["local", "slurm"], typer.Option(help="Here, or on a cluster's nodes.")] = "local",
     partition: Annotated[str, typer.Option(help="Slurm: the partition.")] = "",
     gpus: Annotated[int, typer.Option(help="Slurm: GPUs a worker.", min=0)] = 0,
@@ -166,7 +189,7 @@ def run(
         return
     options = RunOptions(
         slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
-        execution=Execution(deterministic, loaders),
+        execution=Execution(deterministic, loaders, per_job, recompute, micro_batch, compiled, eval_every),
     )  # fmt: skip
     if budget:
         from benchsuite.verbs.budget import run as run_budget

@@ -1,9 +1,10 @@
 """From an opened split to padded batches: `batches[i]` is a pure function of (seed, i), on any number of workers."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from benchsuite.data.batch import Batch, ImageBatch
+from benchsuite.data.batch import Batch, ImageBatch, Share
 from benchsuite.data.cache import reader
 from benchsuite.data.dataset import GRID, DetectionSet
 from benchsuite.data.transforms import Augment, BoxMasks, Input, mixed, sample_rng, split_at_resize
@@ -106,6 +107,19 @@ def trainable_images(data: DetectionSet) -> NDArray[np.int64]:
     return usable
 
 
+def largest_frame(
+    resize: Input, augment: Sequence[Augment], sizes: Sequence[tuple[int, int]] | None = None
+) -> tuple[int, int]:
+    """Height and width that hold every image of these `sizes`, resized and augmented, before padding; of any image of
+    the usual shape, upright ones too, where they are not known."""
+    nominal = resize.nominal
+    frames = [resize.target(*size) for size in sizes or (nominal, nominal[::-1])]
+    for each in augment:
+        frames = [each.bound(*frame) for frame in frames]
+    heights, widths = zip(*frames, strict=True)
+    return max(heights), max(widths)
+
+
 class Batches(Dataset[Batch]):
     """`iterations` training batches of `batch` images that have boxes.
 
@@ -129,6 +143,7 @@ class Batches(Dataset[Batch]):
         self.batch, self.seed, self.iterations = batch, seed, iterations
         self.usable = trainable_images(data)
         self.portrait = data.sizes[:, 0] > data.sizes[:, 1]
+        self.share = Share()
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -138,21 +153,22 @@ class Batches(Dataset[Batch]):
         """A batch as large as one can get: the highest and the widest image in it, each with as many boxes as any has.
         Noise and made-up boxes: nothing is read."""
         samples, generator = self.samples, torch.Generator().manual_seed(0)
-        nominal = samples.resize.nominal
         # what is drawn before the resize may be of any shape
-        sizes = (
-            [nominal, nominal[::-1]] if samples.before else np.unique(samples.data.sizes[self.usable], axis=0).tolist()
-        )
-        frames = [samples.resize.target(*size) for size in sizes]
-        for augment in samples.augment:
-            frames = [augment.bound(*frame) for frame in frames]
-        height, width = np.array(frames).max(axis=0).tolist()
+        sizes = None if samples.before else np.unique(samples.data.sizes[self.usable], axis=0).tolist()
+        height, width = largest_frame(samples.resize, samples.augment, sizes)
         most = int(np.add.reduceat(samples.kept, samples.data.offsets[self.usable]).max())
         corners = torch.rand(2, most, 2, generator=generator).sort(dim=0).values * torch.tensor([width, height])
         masks = None if samples.masks is None else torch.ones(most, GRID, GRID, dtype=torch.bool)
         image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
         sample = Sample(image, corners.movedim(0, 1).flatten(1), torch.zeros(most, dtype=torch.int64), masks)
-        return samples.collate([int(self.usable[0])] * self.batch, [sample] * self.batch)
+        images = len(self.share.rows(self.batch))
+        return samples.collate([int(self.usable[0])] * images, [sample] * images)
+
+    def shared(self, share: Share) -> Self:
+        """The same batches, of each the images of a share alone."""
+        part = copy(self)
+        part.share = share
+        return part
 
     @property
     def per_epoch(self) -> int:
@@ -173,7 +189,7 @@ class Batches(Dataset[Batch]):
         if not 0 <= iteration < self.iterations:
             raise IndexError(f"iteration {iteration} of {self.iterations}")
         epoch, step = divmod(iteration, self.per_epoch)
-        indices = [int(index) for index in self.order(epoch)[step]]
+        indices = [int(index) for index in self.order(epoch)[step][self.share.rows(self.batch)]]
         return self.samples.collate(indices, [self.samples.augmented(index, self.seed, epoch) for index in indices])
 
 

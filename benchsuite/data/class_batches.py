@@ -7,6 +7,7 @@ follow. What they draw is a function of (seed, epoch, index), whatever else is i
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -19,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from benchsuite.data.batch import ImageBatch
+from benchsuite.data.batch import ImageBatch, Share
 from benchsuite.data.classification import ClassificationSet
 from benchsuite.data.transforms import Side, as_tensor, mixed, sample_rng
 from benchsuite.errors import InputError
@@ -166,10 +167,17 @@ class ClassBatches(Dataset[ClassBatch]):
             raise InputError(f"{data.name}: it has no images to train on; choose another split")
         self.views, self.augment, self.seed, self.iterations = Views(data, view), augment, seed, iterations
         self.images, self.per_epoch = len(data), -(-len(data) // batch)
+        self.share = Share()
         self._drawn: tuple[int, NDArray[np.int64], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.iterations
+
+    def shared(self, share: Share) -> Self:
+        """The same batches, of each the images of a share alone."""
+        part = copy(self)
+        part.share = share
+        return part
 
     def drawn(self, epoch: int) -> tuple[NDArray[np.int64], Tensor]:
         """The epoch's order of images, int64 [N], and of each image the numbers that augmentation uses, [N, draws]."""
@@ -186,6 +194,7 @@ class ClassBatches(Dataset[ClassBatch]):
         epoch, step = divmod(iteration, self.per_epoch)
         order, numbers = self.drawn(epoch)
         chosen = order[step * self.images // self.per_epoch : (step + 1) * self.images // self.per_epoch]
+        chosen = chosen[self.share.rows(len(chosen))]
         images = self.views(chosen, self.seed, epoch)
         used = 0
         for augment in self.augment:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from benchsuite.errors import BenchError
+from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import Json, Part, canonical, content_key
 
 
@@ -48,10 +48,29 @@ class Execution:
 
     deterministic  equal work gives equal bits on a GPU too, at some cost; on a CPU it does in any case
     loaders        processes that make batches ahead; None leaves it to the job
+    per_job        processes, each with a device of its own, that do one training together
+    recompute      a training makes activations again instead of keeping them
+    micro_batch    of how many images at once a training whose norms are frozen passes its batches; None for all
+    compiled       a training on frames of one size compiles its backbone, neck and head
+    eval_every     iterations of a training between evaluations on the way; 0 for none
     """
 
     deterministic: bool = False
     loaders: int | None = None
+    per_job: int = 1
+    recompute: bool = False
+    micro_batch: int | None = None
+    compiled: bool = False
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compiled and self.recompute:
+            raise InputError("--compile with --recompute: a compiler decides itself what to keep; drop one")
+        if self.micro_batch and self.per_job > 1:
+            raise InputError(
+                f"--micro-batch {self.micro_batch} with --per-job {self.per_job}: devices have parts of the batch "
+                "anyway; drop one, or use --recompute"
+            )
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class Context:
     `cache` is shared by all jobs of a store (decoded images). `stop()` is true once the user asked to stop: the job
     then leaves a checkpoint and raises `Interrupted`. `note` tells the user a line. What it writes into `ran_under` is
     recorded with its artifact.
+    `judge` is a job that scores what this one will leave, where there is one: for evaluations on the way.
     """
 
     folder: Path
@@ -76,6 +96,7 @@ class Context:
     stop: Callable[[], bool] = lambda: False
     execution: Execution = field(default_factory=Execution)
     ran_under: dict[str, Json] = field(default_factory=dict)
+    judge: "Job | None" = None
 
     def write_metrics(self, metrics: Mapping[str, Json]) -> None:
         """Leave numbers in `metrics.json`. BenchError for one that is not finite: None stands for what is undefined."""

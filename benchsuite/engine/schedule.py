@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Literal, TypeAlias
@@ -67,15 +66,18 @@ class Slots:
     cores: int
 
     @classmethod
-    def on(cls, device: str = "auto", slots: int | None = None) -> "Slots":
+    def on(cls, device: str = "auto", slots: int | None = None, per_job: int = 1) -> "Slots":
         """Places on `cpu`, `cuda` (every visible GPU), `cuda:N` (the N-th of them) or `auto` (GPUs if there are any);
         beside GPUs one on the CPU, for jobs that use none.
 
-        `slots` is how many jobs share a device, by default one; they divide the CPU's cores among them.
+        `slots` is how many jobs share a device, by default one; they divide the CPU's cores among them. `per_job` is of
+        how many devices a place has the use, where that is not one; on a CPU they are its cores.
         """
         each, machine = 1 if slots is None else slots, cores()
         if each < 1:
             raise InputError(f"--slots {each}: needs a positive number")
+        if per_job > 1 and slots is not None:
+            raise InputError(f"--per-job {per_job} with --slots {slots}: devices are shared or put together; drop one")
         kind, _, number = device.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
             raise InputError(f"--device {device}: unknown device; one of: auto, cpu, cuda, cuda:N")
@@ -86,15 +88,23 @@ class Slots:
             raise InputError(f"--device {device}: there is no usable GPU; see `bench doctor`, or use --device cpu")
         if not gpus:
             return cls((Place("cpu", max(1, machine // each)),) * each, machine)
-        chosen = [int(number)] if number else range(len(gpus))
-        threads = max(1, machine // (each * len(chosen)))
-        places = [Place("cuda:0", threads, gpus[index], f"cuda:{index}") for index in chosen for _ in range(each)]
+        chosen = [int(number)] if number else list(range(len(gpus)))
+        if per_job > len(chosen):
+            raise InputError(f"--per-job {per_job}: --device {device} is {len(chosen)} GPUs here; ask for fewer")
+        groups = [chosen[at : at + per_job] for at in range(0, len(chosen) - per_job + 1, per_job)]
+        threads = max(1, machine // (each * len(groups)))
+        places = [_on_gpus(group, gpus, threads) for group in groups for _ in range(each)]
         return cls((*places, Place("cpu", threads, "")), machine)
 
     @property
     def mixed(self) -> bool:
         """Whether there are GPUs and a CPU's place beside them."""
         return len({place.device == "cpu" for place in self.places}) > 1
+
+
+def _on_gpus(group: Sequence[int], gpus: Sequence[str], threads: int) -> Place:
+    name = f"cuda:{group[0]}" + (f"-{group[-1]}" if len(group) > 1 else "")
+    return Place("cuda:0", threads, ",".join(gpus[index] for index in group), name)
 
 
 def _visible_gpus() -> list[str]:
@@ -115,17 +125,22 @@ def run_jobs(
     checkpoint_every: int = 500,
     execution: Execution | None = None,
     names: Mapping[str, str] | None = None,
+    judges: Mapping[str, Job] | None = None,
 ) -> Outcome:
     """Do all `jobs` (unique, inputs before those that need them) that the store does not hold yet.
 
-    `names` says by key how a job is called in progress and messages; its label otherwise.
+    `names` says by key how a job is called in progress and messages; its label otherwise. `judges` are jobs by the keys
+    of those whose results they score: `Context.judge`.
 
     A failed job stops only those that need it; a finished one whose files were changed counts as failed. SIGINT,
     SIGTERM and SIGHUP make running jobs leave a checkpoint, a second one kills them; then `Interrupted` is raised.
     InputError if the store cannot be written.
     """
     known = {job.key: job.label for job in jobs} | dict(names or {})
-    task = partial(Task, checkpoint_every=checkpoint_every, execution=execution or Execution())
+
+    def task(job: Job, threads: int, name: str) -> Task:
+        return Task(job, threads, name, checkpoint_every, execution or Execution(), (judges or {}).get(job.key))
+
     scheduler = _Scheduler(jobs, store, slots, progress, task, known)
     if scheduler.pending:
         store.prepare()

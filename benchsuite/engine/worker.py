@@ -65,6 +65,7 @@ class Task:
     name: str
     checkpoint_every: int
     execution: Execution
+    judge: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,7 @@ class Worker:
 
     def stopped(self) -> bool:
         """Whether somebody stopped the process (SIGSTOP); False where the system does not tell."""
-        pid = None if self._process is None else self._process.pid
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        except OSError:
-            return False
-        return state.split()[:1] == ["T"]
+        return self._process is not None and halted(self._process)
 
     def _heard(self) -> None:
         self.heard, self.told = time.monotonic(), False
@@ -189,7 +185,6 @@ class Worker:
         if self._process is not None:
             self.end()
         for left in reversed(range(STARTS)):
-            warm()
             try:
                 self._fork()
                 return
@@ -201,12 +196,29 @@ class Worker:
 
     def _fork(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("forkserver")
-        arguments = (theirs, dict(os.environ), *self._arguments)
-        process = context.Process(target=serve, args=arguments, name="bench-worker")
-        with _no_main_module(), theirs:
-            process.start()
+        with theirs:
+            process = forked(serve, (theirs, dict(os.environ), *self._arguments), "bench-worker")
         self._process, self._pipe = process, ours
+
+
+def forked(
+    target: Callable[..., None], arguments: tuple[object, ...], name: str
+) -> multiprocessing.process.BaseProcess:
+    """A process that calls `target`, started from the warm server."""
+    warm()
+    process = multiprocessing.get_context("forkserver").Process(target=target, args=arguments, name=name)
+    with _no_main_module():
+        process.start()
+    return process
+
+
+def halted(process: multiprocessing.process.BaseProcess) -> bool:
+    """Whether somebody stopped it (SIGSTOP); False where the system does not tell."""
+    try:
+        state = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return False
+    return state.split()[:1] == ["T"]
 
 
 def warm() -> None:
@@ -309,8 +321,9 @@ def _answer(
                     note=lambda text: pipe.send(Note(text)),
                     stop=stop.is_set,
                     execution=task.execution,
+                    judge=task.judge,
                 )
-                with _captured(log):
+                with captured(log):
                     seconds = _do(job, context)
                 record: dict[str, Json] = {
                     "label": job.label,
@@ -361,7 +374,7 @@ def _seed(seed: int, threads: int) -> None:
 
 
 @contextmanager
-def _captured(log: Path) -> Iterator[None]:
+def captured(log: Path) -> Iterator[None]:
     """Write what the process prints, in C too, to the end of `log`."""
     kept = [os.dup(1), os.dup(2)]
     with log.open("ab") as file:

@@ -11,8 +11,10 @@ import shutil
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
+from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,12 +41,15 @@ from benchsuite.loops.device import (
     tuned,
 )
 from benchsuite.loops.log import Log, Means, Pace, Reading
+from benchsuite.loops.looks import Looks
+from benchsuite.loops.ranks import Alone, Values
 from benchsuite.models.detector import Trainable
+from benchsuite.models.recompute import spare
+from benchsuite.models.together import Counted, counting, require_frozen, telling
 from benchsuite.settings import Json, Settings
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 """A norm of another class says so by `is_norm = True`."""
-Values: TypeAlias = Mapping[str, "Tensor | float"]
 B = TypeVar("B", bound=ImageBatch)
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -97,9 +102,12 @@ def train(
     workers: int = 0,
     start: int = 0,
     largest: Callable[[], B] | None = None,
+    team: Alone | None = None,
+    looks: Looks | None = None,
 ) -> None:
     """Train `network` in place from iteration `start` on; `batches[i]` is the batch of iteration i. `largest` makes one
-    as large as they get, to learn at once, not after hours, whether a GPU's memory suffices.
+    as large as they get, to learn at once, not after hours, whether a GPU's memory suffices. Of a `team`, `batches` are
+    this process' shares. `looks` are evaluations on the way.
 
     Leaves in `context.folder`: `weights.safetensors` (parameters and buffers), `log.jsonl`, `metrics.json` and, apart
     because it never repeats, `timing.json`. Checkpoints every `context.checkpoint_every` iterations into
@@ -112,17 +120,21 @@ def train(
     Raises BenchError when a loss or the gradient is not finite or memory runs out, Interrupted (after a checkpoint)
     when `context.stop()`.
     """
-    run = Run(network, solver, context, start)
-    cure = "lower solver.micro_batch (the step keeps its images) or the input size, or set solver.precision to bf16"
+    team = team or Alone()
+    run = Run(network, solver, context, start, team)
+    if looks is not None:
+        run.watch(looks)
+    cure = "use --recompute or more devices (--per-job), or lower the input size or solver.micro_batch"
     with memory(f"training on {context.device}", cure), arithmetic(context, solver.precision):
         if largest is not None and limited(context.device):
             run.rehearse(largest())
         made = loader(batches, run.done, solver.iterations, workers, context.device)
-        for batch in tuned(run.pace.waiting(made), context):
+        for batch in tuned(team.in_step(run.pace.waiting(made)), context):
             if context.stop():
                 run.save()
                 raise Interrupted(f"training stopped after iteration {run.done} of {solver.iterations}; it is kept")
             run.step(batch, seed)
+            run.look()
             if run.done % context.checkpoint_every == 0 and run.done < solver.iterations:
                 run.save()
         run.finish()
@@ -135,9 +147,20 @@ class Run(Generic[B]):
     what is not finite stops the training one step late, and still comes into no checkpoint.
     """
 
-    def __init__(self, network: Trainable[B], solver: Solver, context: Context, start: int = 0) -> None:
+    def __init__(
+        self, network: Trainable[B], solver: Solver, context: Context, start: int = 0, team: Alone | None = None
+    ) -> None:
         place_model(network, context.device, solver.channels_last)
         self.network, self.solver, self.context, self.start = network.train(), solver, context, start
+        if context.execution.micro_batch:
+            require_frozen(network)
+        if context.execution.recompute:
+            spare(network)
+        if context.execution.compiled:
+            for part in network.static_parts():
+                part.compile(dynamic=False)
+        self.team = team or Alone()
+        self.looks: Looks | None = None
         self.named = {name: value for name, value in network.named_parameters() if value.requires_grad}
         rules, groups = steps(network, solver), dict[tuple[float, float], list[Tensor]]()
         for name, value in self.named.items():
@@ -147,14 +170,32 @@ class Run(Generic[B]):
         ]
         self.optimizer = torch.optim.SGD(of_each, solver.lr, solver.momentum, fused=True)
         self.done, self.seconds = start, 0.0
+        self.drawn_from = 0, start
         self.watched, self.means = watched(network), Means()
         self.lag, self.unread = lag(context.device), deque[Reading]()
         self.checkpoint = context.partial / "checkpoint.safetensors"
         context.partial.mkdir(parents=True, exist_ok=True)
-        self.log = Log(context.partial / "log.jsonl", solver.iterations)
-        if not self.restored():
+        folder = context.partial if self.team.first else context.folder
+        self.log = Log(folder / "log.jsonl", solver.iterations)
+        goes_on = self.team.first_says(self.team.first and self.restored())
+        if not (goes_on and self.team.first):
             self.log.begin()
+        if goes_on and not self.team.first:
+            self.restore(*checkpoint.load(self.checkpoint, ""), "")
+        self.losses = self.team.losses(network)
         self.pace, self.started = Pace(context.device), time.perf_counter()
+
+    def watch(self, looks: Looks) -> None:
+        """Have evaluations on the way."""
+        looks.begin(self.done)
+        self.looks = looks
+
+    def look(self) -> None:
+        """Evaluate, if it is time to: what is finite, in evaluation mode, and nothing else changes."""
+        if self.looks is not None and self.done % self.looks.every == 0:
+            self.read()
+            self.looks.after(self.done, self.network)
+            self.pace.aside += self.looks.seconds
 
     def rehearse(self, batch: B) -> None:
         """The gradients of a batch, which are then forgotten: for what memory it takes."""
@@ -167,7 +208,8 @@ class Run(Generic[B]):
 
     def step(self, batch: B, seed: int) -> None:
         """One iteration: gradients of the whole batch, clipped and applied; then what an earlier step measured."""
-        reseed(seed, self.done)
+        self.drawn_from = seed, self.done
+        reseed(*self.drawn_from)
         lr = self.solver.lr_at(self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
@@ -186,7 +228,7 @@ class Run(Generic[B]):
         self.optimizer.zero_grad()
         self.done += 1
         self.unread.append(Reading(self.done, lr, len(losses), tuple(measured), values))
-        self.pace.steps, self.pace.images = self.pace.steps + 1, self.pace.images + len(batch.images)
+        self.pace.steps, self.pace.images = self.pace.steps + 1, self.pace.images + self.team.images(batch)
         self.read(self.lag)
 
     def read(self, leave: int = 0) -> None:
@@ -201,25 +243,48 @@ class Run(Generic[B]):
             if self.log.due(reading.iteration):
                 line = {"iteration": reading.iteration, **self.means.take(), "lr": reading.lr}
                 self.log.write(line | self.pace.line())
-            self.context.report(Progress(reading.iteration, self.solver.iterations, loss=loss))
+            note = self.looks.note if self.looks else ""
+            self.context.report(Progress(reading.iteration, self.solver.iterations, loss=loss, note=note))
 
     def backward(self, batch: B) -> tuple[Values, Values]:
         """Accumulate the gradients of the batch's parts; the losses by name and what modules observed, averaged over
         images, detached."""
-        images = len(batch.images)
         losses, observed = list[tuple[float, Values]](), list[tuple[float, Values]]()
-        for micro in batch.split(self.solver.micro_batch or images):
-            share = len(micro.images) / images
-            with autocast(self.context.device, self.solver.precision):
-                found = self.network.losses(micro)
-            (torch.stack([value.float() for value in found.values()]).sum() * share).backward()  # type: ignore[no-untyped-call]
-            losses.append((share, {name: value.detach().float() for name, value in found.items()}))
-            observed.append((share, observe(self.watched)))
-        return blended(losses), blended(observed)
+        for micro, weight, known in self.parts(batch):
+            with known, autocast(self.context.device, self.solver.precision):
+                found = self.losses(micro)
+            total = torch.stack([value.float() for value in found.values()]).sum()
+            (total * weight * self.team.ranks).backward()  # type: ignore[no-untyped-call]  # their gradients are averaged
+            losses.append((weight, {name: value.detach().float() for name, value in found.items()}))
+            observed.append((len(micro.images) / len(batch.images), observe(self.watched)))
+        gathered = added(losses) if self.context.execution.micro_batch else blended(losses)
+        return self.team.sum(gathered), self.team.mean(blended(observed), batch)
+
+    def parts(self, batch: B) -> Iterator[tuple[B, float, AbstractContextManager[object]]]:
+        """What goes through the network at once, how much its losses weigh, and what it is to know meanwhile.
+
+        The parts of `solver.micro_batch` know of nothing but themselves; those of the run's own `micro_batch` are seen
+        twice, first to count what the losses of the whole batch are divided by.
+        """
+        if size := self.context.execution.micro_batch:
+            micros, counted = batch.split(size), list[Counted]()
+            for micro in micros:
+                with torch.no_grad(), counting() as found, autocast(self.context.device, self.solver.precision):
+                    self.losses(micro)
+                counted.append(found)
+            reseed(*self.drawn_from)
+            yield from zip(micros, repeat(1.0), telling(counted, batch.images.device), strict=False)
+            return
+        images, share = self.team.images(batch), self.team.share(self.solver.micro_batch)
+        micros = batch.split([len(part) for part in share.parts(images)])
+        weights = [block / images for block in share.blocks(images)]
+        yield from zip(micros, weights, repeat(nullcontext()), strict=False)
 
     def save(self) -> None:
         """Checkpoint: model, momentum, iteration, time spent and the sums of the log's next line, in one file."""
         self.read()
+        if not self.team.first:
+            return
         began = time.perf_counter()
         written = self.log.sync()
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
@@ -254,7 +319,8 @@ class Run(Generic[B]):
         """Take up what a checkpoint holds. InputError, before anything is changed, where it does not fit."""
         where, iterations = self.checkpoint, range(self.start, self.solver.iterations)
         kept = checkpoint.Kept.read(state, iterations, self.context.partial.name, where, cure)
-        self.log.resume(self.start, kept.iteration, kept.log, cure)
+        if self.team.first:
+            self.log.resume(self.start, kept.iteration, kept.log, cure)
         momentum = {name: tensors[held] for name in self.named if (held := f"momentum.{name}") in tensors}
         for name, value in momentum.items():
             if value.shape != self.named[name].shape:
@@ -270,11 +336,15 @@ class Run(Generic[B]):
     def finish(self) -> None:
         """Leave the artifact."""
         self.read()
+        if not self.team.first:
+            return
         self.log.sync()
         folder = self.context.folder
         seconds = self.seconds + time.perf_counter() - self.started
         checkpoint.save(folder / "weights.safetensors", self.network.state_dict())
         shutil.copyfile(self.log.path, folder / "log.jsonl")
+        if self.looks is not None:
+            self.looks.leave()
         self.context.write_metrics({"iterations": self.done, "loss": self.log.tail_loss()})
         images = (self.done - self.start) * self.solver.batch
         timing = {"seconds": seconds, "images_per_second": images / seconds if seconds else None}
@@ -341,6 +411,11 @@ def watched(model: nn.Module) -> list[tuple[str, Watched]]:
 def observe(modules: Sequence[tuple[str, Watched]]) -> dict[str, Tensor | float]:
     """What the modules want in the log, by path and name."""
     return {f"{path}.{name}": value for path, module in modules for name, value in module.observe().items()}
+
+
+def added(parts: Sequence[tuple[float, Values]]) -> Values:
+    """Sums by name, each part with its weight."""
+    return {name: sum(weight * values[name] for weight, values in parts) for name in parts[0][1]}
 
 
 def blended(parts: Sequence[tuple[float, Values]]) -> Values:

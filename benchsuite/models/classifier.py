@@ -12,6 +12,7 @@ from benchsuite.data.class_batches import ClassBatch
 from benchsuite.models import resnet
 from benchsuite.models.detector import Backbone, Trainable
 from benchsuite.models.normalise import Normalise
+from benchsuite.models.together import normaliser
 from benchsuite.settings import Settings
 
 
@@ -61,4 +62,5 @@ class Classifier(Trainable[ClassBatch]):
 
     def losses(self, batch: ClassBatch) -> dict[str, Tensor]:
         """Cross-entropy, averaged over the images."""
-        return {"cross_entropy": functional.cross_entropy(self.logits(batch), batch.labels)}
+        total = functional.cross_entropy(self.logits(batch), batch.labels, reduction="sum")
+        return {"cross_entropy": total / normaliser(len(batch.labels))}

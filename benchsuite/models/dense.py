@@ -24,6 +24,7 @@ from benchsuite.models.losses import BoxLoss, ClassLoss
 from benchsuite.models.matcher import Assignment
 from benchsuite.models.normalise import Normalise
 from benchsuite.models.postprocess import Candidates, PostProcess
+from benchsuite.models.together import normaliser
 from benchsuite.settings import Part
 
 
@@ -95,7 +96,7 @@ class DenseDetector(Detector):
         settings = self.settings
         matches = settings.assignment.match(anchors, boxes, labels)
         foreground, rows = matches >= 0, matches.clamp(min=0)
-        count = foreground.sum().clamp(min=1)
+        count = normaliser(foreground.sum())
         boxes, labels = pad(boxes, (0, 0, 0, 1)), pad(labels, (0, 1))  # or there might be none to point at
         targets = torch.where(foreground, labels.gather(1, rows), matches)
         images = torch.arange(len(boxes), device=rows.device).unsqueeze(1)
@@ -123,6 +124,16 @@ class DenseDetector(Detector):
         [B, 3, H, W]."""
         levels = self.neck(self.backbone(images))
         return *self.head(levels), tuple((level.shape[-2], level.shape[-1]) for level in levels)
+
+    @override
+    def imagined(self, images: Tensor) -> Tensor:
+        cls_logits, bbox_regression, _ = self(images)
+        targets = torch.full(cls_logits.shape[:2], 0, device=images.device)
+        offsets = bbox_regression.float().flatten(0, 1)
+        settings = self.settings
+        return settings.classification.sum(cls_logits.float(), targets) + settings.bbox_regression.sum(
+            offsets, torch.zeros_like(offsets)
+        )
 
     @override
     def anchor_count(self, images: Tensor) -> int:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from benchsuite.data.batch import Batch, Detections, ImageBatch
 from benchsuite.data.transforms import Input
@@ -22,13 +24,25 @@ class Trainable(nn.Module, ABC, Generic[B]):
 
     A module within it may have `lr_factor` and `decay_factor`, numbers that the learning rate and the weight decay of
     its own parameters are multiplied by, `is_norm = True` where it is a norm torch does not know (`Solver.norm_decay`),
-    and `observe() -> dict[str, Tensor | float]`, scalars that the training log keeps: it is asked after every step, and
-    a line has the mean.
+    `recomputed = True` where it keeps much for its backward pass that is quickly made again (`models.recompute`), and
+    `observe() -> dict[str, Tensor | float]`, scalars that the training log keeps: it is asked after every step, and a
+    line has the mean.
     """
 
     @abstractmethod
     def losses(self, batch: B) -> dict[str, Tensor]:
         """Scalar losses by name; their sum is minimised."""
+
+    def static_parts(self) -> list[nn.Module]:
+        """The parts whose work hangs on the frame of a batch alone, not on what is seen: good for a compiler."""
+        parts = (getattr(self, name, None) for name in ("backbone", "neck", "head"))
+        return [part for part in parts if isinstance(part, nn.Module)]
+
+    def imagined(self, images: Tensor) -> Tensor:
+        """Of normalised images [B, 3, H, W] on the meta device: a scalar that takes as much memory as the losses of
+        such images. Of a network that looks at numbers to tell shapes, a stand-in with the most there can be."""
+        found = [each.float().sum() for each in tree_leaves(self(images))]
+        return torch.stack(found).sum()
 
 
 class Detector(Trainable[Batch]):

@@ -18,12 +18,14 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from typing_extensions import override
 
 from benchsuite.data.batch import Batch, Detections
 from benchsuite.errors import InputError
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.rcnn import FasterRcnn, FpnDetector
 from benchsuite.models.rcnn_parts import RoiAlign, with_image
+from benchsuite.models.together import normaliser
 from benchsuite.settings import Settings
 
 DETECTIONS = 100  # of an image at most, as COCO counts them: RoIs whose masks a test makes, for costs
@@ -86,7 +88,8 @@ class MaskRcnnDetector(FpnDetector):
         rows = torch.cat([match[chosen] + start for match, chosen, start in picked])
         wanted = targets(batch.masks[real], batch.boxes[real], torch.cat(boxes), rows, 2 * self.mask_align.size)
         logits = self._masks(levels, *with_image(boxes), batch.labels[real][rows])
-        return {"mask": binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(1, wanted.numel())}
+        count = normaliser(wanted.numel())
+        return {"mask": binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / count}
 
     def detect(self, batch: Batch, post: PostProcess) -> Detections:
         """The detections with their masks: probabilities of the channel of their class (sec. 3.1 "Inference")."""
@@ -105,6 +108,14 @@ class MaskRcnnDetector(FpnDetector):
         size = self.mask_align.size
         pooled = images.new_zeros(len(images) * DETECTIONS, self.neck.channels[0], size, size)
         return *predicted, self.mask_head(pooled)
+
+    @override
+    def imagined(self, images: Tensor) -> Tensor:
+        size, roi = self.mask_align.size, self.settings.roi
+        foreground = len(images) * int(roi.batch * roi.positive_fraction)
+        pooled = images.new_empty(foreground, self.neck.channels[0], size, size).requires_grad_()
+        masks: Tensor = self.mask_head(pooled).float().sum()
+        return super().imagined(images) + masks
 
     def _masks(self, levels: list[Tensor], boxes: Tensor, images: Tensor, classes: Tensor) -> Tensor:
         """Logits [R, M, M] of the classes [R] (0-based) of RoIs [R, 4] of images [R], in float32."""

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from typing_extensions import override
@@ -180,6 +180,26 @@ class TwoStageDetector(Detector):
         return objectness, offsets, logits, deltas
 
     @override
+    def static_parts(self) -> list[nn.Module]:
+        return [part for part in (self.backbone, getattr(self, "neck", None), self.rpn.head) if part is not None]
+
+    @override
+    def imagined(self, images: Tensor) -> Tensor:
+        levels = self.levels(images)
+        objectness, offsets = self.rpn.head(levels)
+        logits, deltas = self.roi_heads.box_predictor(self.head(self.imagined_rois(levels), self._drawn(images)))
+        found = *objectness, *offsets, logits, deltas
+        return torch.stack([each.float().sum() for each in found]).sum()
+
+    def imagined_rois(self, levels: list[Tensor]) -> Tensor:
+        """As many pooled RoIs [R, C, S, S] as a step learns from."""
+        side, count = self.settings.roi.size, sum(self._drawn(levels[0]))
+        return levels[0].new_empty(count, levels[0].shape[1], side, side).requires_grad_()
+
+    def _drawn(self, images: Tensor) -> list[int]:
+        return [self.settings.roi.batch] * len(images)
+
+    @override
     def anchor_count(self, images: Tensor) -> int:
         levels = self.levels(images)
         counts = self.settings.rpn.anchors.per_cell(len(levels))
@@ -264,3 +284,8 @@ class C4Detector(TwoStageDetector):
                 module.rois_per_image = counts
         features: Tensor = stage(pooled)
         return features.mean((2, 3))
+
+    @override
+    def static_parts(self) -> list[nn.Module]:
+        *trunk, _ = self.backbone.stages
+        return [*trunk, self.rpn.head]

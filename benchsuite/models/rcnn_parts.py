@@ -25,6 +25,7 @@ from benchsuite.models.fpn import alike
 from benchsuite.models.losses import BoxLoss, SmoothL1
 from benchsuite.models.matcher import Share
 from benchsuite.models.nms import NOTHING, best_left
+from benchsuite.models.together import Sampler, normaliser
 from benchsuite.settings import Settings
 
 SMALLEST = 1e-2  # px; a detection with a shorter side, mostly one outside its image, is none (torchvision)
@@ -145,6 +146,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
             {"training": train.after_nms, "testing": test.after_nms},
             settings.nms,
         )
+        self.fg_bg_sampler = Sampler(settings.batch, settings.positive_fraction)
         self.box_loss = settings.bbox_regression
 
     def propose(self, images: Tensor, levels: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,8 +193,9 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
         positive, negative = (torch.cat(drawn).nonzero().squeeze(1) for drawn in self.fg_bg_sampler(labels))
         drawn = torch.cat((positive, negative))
         box_loss = self.box_loss.sum(deltas[positive], torch.cat(targets)[positive])
-        logits = objectness.flatten()[drawn]
-        return binary_cross_entropy_with_logits(logits, torch.cat(labels)[drawn]), box_loss / len(drawn)
+        logits, wanted = objectness.flatten()[drawn], torch.cat(labels)[drawn]
+        count = normaliser(len(drawn))
+        return binary_cross_entropy_with_logits(logits, wanted) * (len(drawn) / count), box_loss / count
 
 
 class RoiAlign(nn.Module):
@@ -241,6 +244,7 @@ class RoiHeads(RoIHeads):  # type: ignore[misc]  # torchvision is untyped
             nms_thresh=None,
             detections_per_img=None,
         )
+        self.fg_bg_sampler = Sampler(settings.batch, settings.positive_fraction)
         self.box_loss = settings.bbox_regression
 
     def losses(
@@ -249,7 +253,7 @@ class RoiHeads(RoIHeads):  # type: ignore[misc]  # torchvision is untyped
         """Over the number of RoIs: cross entropy of logits [R, K + 1], and the box loss of the foreground's `deltas`
         [R, 4 (K + 1)] for its classes. Labels [R_i], 0 background, and targets [R_i, 4] of each image."""
         wanted = torch.cat(labels)
-        count = max(1, len(wanted))
+        count = normaliser(len(wanted))
         foreground = wanted.nonzero().squeeze(1)
         chosen = by_class(deltas)[foreground, wanted[foreground]]
         box_loss = self.box_loss.sum(chosen, torch.cat(targets)[foreground])

@@ -25,6 +25,7 @@ from benchsuite.models.fpn import Levels, Neck
 from benchsuite.models.losses import BoxLoss, ClassLoss, SmoothL1, Softmax
 from benchsuite.models.matcher import Assignment, OneToOne
 from benchsuite.models.resnet import ResNet
+from benchsuite.models.together import several
 from benchsuite.settings import Settings
 
 
@@ -90,7 +91,7 @@ class ExtraLevels(Levels):
                 f"neck.blocks: no cell is left for level {place}, after a level of {x.shape[-2]}×{x.shape[-1]}; "
                 "take a larger input, or fewer blocks and anchors"
             )
-        if self.training and self.settings.norm and len(x) * shape[0] * shape[1] == 1:
+        if self.training and self.settings.norm and len(x) * shape[0] * shape[1] == 1 and not several():
             raise InputError(
                 f"training: BatchNorm sees a single value at level {place}, 1×1 cells of one image; "
                 "let solver.batch, or solver.micro_batch, be 2 or more"

@@ -400,6 +400,18 @@ class PADetDetector(Detector):
         return Predictions(joined(p) if p else None, joined(x) if x else None, joined(c), joined(t), maps)
 
     @override
+    def static_parts(self) -> list[nn.Module]:
+        return [*super().static_parts(), *self.apms, *self.heads]
+
+    @override
+    def imagined(self, images: Tensor) -> Tensor:
+        found: Predictions = self(images)
+        loss = self.settings.classification.sum(found.c, torch.zeros_like(found.c[..., 0], dtype=torch.long))
+        if found.p is not None:
+            loss = loss + binary_cross_entropy_with_logits(found.p, torch.zeros_like(found.p), reduction="sum")
+        return torch.stack([loss, *(each.sum() for each in (found.t, found.x) if each is not None)]).sum()
+
+    @override
     def anchor_count(self, images: Tensor) -> int:
         found: Predictions = self(images)
         return found.t.shape[1]

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from benchsuite.errors import InputError
 from benchsuite.models.fpn import Levels, Neck
+from benchsuite.models.together import several
 
 
 class EncoderDecoder(Neck):
@@ -84,7 +85,7 @@ class Decoder(Levels):
             raise InputError(f"neck.levels: {self.settings.levels} leave one cell to halve; enlarge the input")
         else:
             halved = max_pool2d(last, 2)
-        if self.training and halved.numel() == halved.shape[1]:
+        if self.training and halved.numel() == halved.shape[1] and not several():
             raise InputError("solver.batch: BatchNorm needs more than one image where a map has one cell; raise it")
         return halved
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from benchsuite.models.boxes import iou
 from benchsuite.models.matcher import BACKGROUND, IGNORED, Assignment
+from benchsuite.models.together import normaliser
 
 FIRST, WIDTH, BINS = 0.5, 0.05, 10
 """Positives are counted by IoU from .5 on, in so many bins of so much."""
@@ -27,6 +28,7 @@ class Matched:
     anchors  [P, 4]        the positives
     boxes    [P, 4]        the truth of each
     labels   int64 [P]     its class
+    divisor  N_apm or N_d: the positives of the batch, at least 1
     """
 
     matches: Tensor
@@ -35,11 +37,7 @@ class Matched:
     anchors: Tensor
     boxes: Tensor
     labels: Tensor
-
-    @property
-    def divisor(self) -> int:
-        """N_apm or N_d: the positives of the batch, at least 1."""
-        return max(1, len(self.images))
+    divisor: Tensor | int
 
     @property
     def overlaps(self) -> Tensor:
@@ -58,7 +56,8 @@ def match(assignment: Assignment, anchors: Tensor, boxes: Tensor, labels: Tensor
     images, places = torch.nonzero(matches >= 0, as_tuple=True)
     rows = matches[images, places]
     positives = anchors[places] if anchors.ndim == 2 else anchors[images, places]
-    return Matched(matches, images, places, positives, boxes[images, rows], labels[images, rows])
+    divisor = normaliser(len(images))
+    return Matched(matches, images, places, positives, boxes[images, rows], labels[images, rows], divisor)
 
 
 def drop(targets: Tensor, scores: Tensor, threshold: float) -> Tensor:

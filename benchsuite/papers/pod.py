@@ -24,6 +24,7 @@ from torchvision.ops import deform_conv2d
 from benchsuite.errors import InputError
 from benchsuite.models.detector import Edit, Features
 from benchsuite.models.resnet import ResNetFeatures
+from benchsuite.models.together import moments
 from benchsuite.papers.pod_decompose import Dilations, SubConv
 
 Init: TypeAlias = Literal["near_one", "he"]
@@ -81,6 +82,7 @@ class GslConv(nn.Module):
     used            how the last pass was computed
     """
 
+    recomputed = True
     no_export = "samples at a scale that it predicts from each picture; export the FD network that is made of it"
 
     def __init__(self, conv: nn.Conv2d, name: str, init: Init = "near_one", backend: Backend | None = None) -> None:
@@ -110,7 +112,7 @@ class GslConv(nn.Module):
         """Mean scale of the last pass, and its deviation over the images."""
         if self.scales is None:
             return {}
-        values = torch.cat((self.scales.mean(0), self.scales.std(0, correction=0))).unbind()
+        values = torch.cat(moments(self.scales)).unbind()
         return dict(zip(("scale_h", "scale_w", "spread_h", "spread_w"), values, strict=True))
 
 

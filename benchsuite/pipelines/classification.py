@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file
+from typing_extensions import override
 
 from benchsuite.data.class_batches import BatchAugment, ClassBatches, EvalClassBatches, View
 from benchsuite.data.classification import ClassificationData, ClassificationSet, ClassificationSplits
@@ -43,6 +44,20 @@ class TrainClassifier(Training):
         """The classifier as its training starts."""
         return self.model.build(num_classes)
 
+    @property
+    @override
+    def frame(self) -> tuple[int, int]:
+        return self.view.side, self.view.side
+
+    @property
+    @override
+    def one_frame(self) -> bool:
+        return True
+
+    @override
+    def blank(self, num_classes: int) -> Classifier:
+        return self.model.build(num_classes)
+
     def batches(self, data: ClassificationSet, context: Context) -> ClassBatches:
         """In the view of training."""
         return ClassBatches(data, self.view, self.augment, self.solver.batch, self.seed, self.solver.iterations)
@@ -71,6 +86,8 @@ class Classify(Evaluation):
 class ScoreClasses(Scoring):
     """Count the images whose class is the best, or among the best five: `top1`, `top5` and their errors, without `top5`
     where there are fewer classes."""
+
+    best_by: ClassVar[tuple[str, ...]] = ("top1",)
 
     predict: Classify
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from benchsuite.data.batches import Batches, EvalBatches, trainable_images
+from benchsuite.data.batches import Batches, EvalBatches, largest_frame, trainable_images
 from benchsuite.data.dataset import DetectionData, DetectionSet, no_masks
 from benchsuite.data.split import opened, require_same_classes
 from benchsuite.data.subset import DetectionSplits
-from benchsuite.data.transforms import Augment, Input
+from benchsuite.data.transforms import Augment, Fixed, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import BenchError, InputError, MissingData
@@ -91,6 +91,24 @@ class Train(Training):
         if self.start is not None:
             load_weights(detector, context.inputs["start"].path("weights.safetensors"), partly=True)
         return detector
+
+    @property
+    @override
+    def frame(self) -> tuple[int, int]:
+        multiple = self.input.multiple
+        height, width = (-(-side // multiple) * multiple for side in largest_frame(self.input, self.augment))
+        return height, width
+
+    @property
+    @override
+    def one_frame(self) -> bool:
+        return isinstance(self.input, Fixed) and all(type(each).bound is Augment.bound for each in self.augment)
+
+    @override
+    def blank(self, num_classes: int) -> Detector:
+        # of a design that is yet to be made, what it changes: near enough to tell its memory
+        model = self.model.model if isinstance(self.model, Design) else self.model
+        return model.build(num_classes)
 
     def batches(self, data: DetectionSet, context: Context) -> Batches:
         """With masks where the model learns them."""

@@ -3,7 +3,7 @@ its batches are, what it keeps of them, and how that is counted."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -11,13 +11,18 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from benchsuite.data.batch import Share
 from benchsuite.data.split import Data
-from benchsuite.engine.job import Artifact, Context, Job
+from benchsuite.engine.job import Artifact, Context, Execution, Job
 from benchsuite.loops.evaluate import Pass
+from benchsuite.loops.looks import Looks
+from benchsuite.loops.ranks import Alone, spread
 from benchsuite.loops.train import Solver, train
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.models.detector import Trainable
+from benchsuite.models.memory import Footprint, footprint
+from benchsuite.models.recompute import spare
 from benchsuite.settings import Json
 
 DRAWS_FILE = "draws.safetensors"
@@ -47,15 +52,69 @@ class Training(Job):
         return float((self.solver.iterations - self.done_before) * self.solver.batch)
 
     def do(self, context: Context) -> None:
+        """Train, in as many processes as asked for."""
+        spread(self.take_part, context)
+
+    def take_part(self, context: Context, team: Alone) -> None:
         """Build from the seed, then train; the same seed gives the same start to every row."""
         import torch
 
         data = self.data.open()
         torch.manual_seed(self.seed)
         network = self.build(len(data.classes), context)
-        batches = self.batches(data, context)
+        batches = team.taken(self.batches(data, context), self.solver.micro_batch)
         largest = getattr(batches, "largest", None)  # where batches differ in size
-        train(network, batches, self.solver, context, self.seed, loaders(context), self.done_before, largest)
+        looks = self.looks(context) if team.first else None
+        if context.execution.compiled and not self.one_frame:
+            print("not compiled: its frames are of unlike sizes", flush=True)
+            context = replace(context, execution=replace(context.execution, compiled=False))
+        workers = loaders(context)
+        train(network, batches, self.solver, context, self.seed, workers, self.done_before, largest, team, looks)
+
+    def looks(self, context: Context) -> Looks | None:
+        """Evaluations on the way, by the job that will score what this one leaves."""
+        scoring = context.judge
+        if not (context.execution.eval_every and isinstance(scoring, Scoring)):
+            return None
+        if not isinstance(evaluation := scoring.predict, Evaluation):
+            return None
+        data, how = evaluation.data.open(), passing(self.solver, context)
+
+        def judge(network: Any, where: Context) -> Mapping[str, Json]:
+            evaluation.judge(network, data, where, how)
+            return scoring.scores(Artifact("", where.folder))
+
+        return Looks(context.execution.eval_every, judge, scoring.best_by, context)
+
+    def footprint(self, execution: Execution) -> Footprint:
+        """What memory a step takes on one device, told from shapes."""
+        import torch
+
+        with torch.device("meta"):
+            network = self.blank(self.data.num_classes)
+        if execution.recompute:
+            spare(network)
+        return footprint(network, self.images_at_once(execution), self.frame, execution.per_job > 1)
+
+    def images_at_once(self, execution: Execution) -> int:
+        """How many images go through the network at once on one device, at most."""
+        last = Share(execution.per_job - 1, execution.per_job, self.solver.micro_batch)
+        most = max(map(len, last.parts(self.solver.batch)))
+        return min(execution.micro_batch or most, most)
+
+    @property
+    @abstractmethod
+    def frame(self) -> tuple[int, int]:
+        """Height and width of the largest batch."""
+
+    @property
+    @abstractmethod
+    def one_frame(self) -> bool:
+        """Whether all batches are as large as the largest."""
+
+    @abstractmethod
+    def blank(self, num_classes: int) -> Trainable[Any]:
+        """The network, whatever its weights, on torch's default device."""
 
     @abstractmethod
     def build(self, num_classes: int, context: Context) -> Trainable[Any]:
@@ -116,9 +175,11 @@ class Evaluation(Judgement):
 
 
 class Scoring(Job):
-    """Count what an evaluation kept. Leaves `metrics.json`."""
+    """Count what an evaluation kept. Leaves `metrics.json`. The first of `best_by` that is counted tells which of two
+    networks is better."""
 
     on_device: ClassVar[bool] = False
+    best_by: ClassVar[tuple[str, ...]] = ("AP", "AP50")
 
     predict: Judgement
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from benchsuite.verbs.capsule import Packed
     from benchsuite.verbs.doctor import Check
     from benchsuite.verbs.export import Exported
+    from benchsuite.verbs.memory import Need
     from benchsuite.verbs.plan import Plan
     from benchsuite.verbs.status import Unfinished
     from benchsuite.verbs.store import Kept
@@ -171,6 +172,22 @@ def print_budget(budget: "Budget", to_stderr: bool = False) -> None:
         f"{len(claims)} claims expected to be settled",
         *([f"not counted, for no such job is in the store: {uncounted}"] if uncounted else []),
         to_stderr=to_stderr,
+    )
+
+
+def print_needs(found: "Sequence[Need]") -> None:
+    """A line a training, in GiB, and what to do about those that take too much."""
+    from benchsuite.verbs.memory import GIB, lines
+
+    rows = []
+    for need in found:
+        sizes = (f"{size / GIB:.2f}" for size in vars(need.found).values())
+        rows.append((need.name, f"{need.images} of {need.frame[0]}×{need.frame[1]}", *sizes))
+    columns = "training", "images at once", "weights", "momentum", "gradients", "kept for backward", "most at once"
+    print_things(
+        table("GiB on each device", columns, rows, left=2),
+        *(line for need in found for line in lines(need)),
+        "estimated from shapes in float32; kernels, the allocator and matching come on top",
     )
 
 

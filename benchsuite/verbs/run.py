@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchsuite.data.batch import Share
 from benchsuite.disk import outgoing
 from benchsuite.engine.job import Execution
 from benchsuite.engine.progress import Reporter, reporter
 from benchsuite.engine.schedule import Outcome, Slots, run_jobs
 from benchsuite.engine.store import Store
+from benchsuite.pipelines.steps import Evaluation, Scoring, Training
 from benchsuite.report.results import Results, load, require_place, save
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan, require_all
@@ -82,7 +84,11 @@ def run_plan(
     """
     store, options = store or Store(), options or RunOptions()
     require_all(plan, store)
-    slots = Slots.on(plan.device, options.slots)
+    per_job = options.execution.per_job
+    slots = Slots.on(plan.device, options.slots, per_job)
+    for key, job in plan.jobs.items():
+        if isinstance(job, Training) and store.artifact(key) is None:
+            Share(0, per_job, job.solver.micro_batch).parts(job.solver.batch)
     recipes = {planned.recipe.id: planned.recipe for planned in plan.rows}
     name = options.name or plan.data_name
     for recipe in recipes.values():
@@ -96,6 +102,11 @@ def run_plan(
         checkpoint_every=options.checkpoint_every,
         execution=options.execution,
         names=plan.names,
+        judges={
+            job.predict.train.key: job
+            for job in plan.jobs.values()
+            if isinstance(job, Scoring) and isinstance(job.predict, Evaluation)
+        },
     )
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
     files = {recipe_id: write(found, options.out, name, options.force) for recipe_id, found in results.items()}
