@@ -170,10 +170,10 @@ def detections(job: Any, folder: Path) -> tuple[Tensor, ...]:
     return found.boxes, found.scores, found.labels
 
 
-SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("padet", "c4")]
+SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in MODELS if model != "ssd"]
 
 
-@pytest.mark.parametrize("model", ["retinanet", "ssd", "mask", *SLOW])
+@pytest.mark.parametrize("model", ["ssd", *SLOW])
 def test_two_processes_are_as_one(tmp_path: Path, model: str) -> None:
     steps = {"lr": STILL[model]} if model in STILL else {}
     job = training(frozen(model, tmp_path, **steps) if model in ("mask", "c4") else a_row(model, **steps))
@@ -187,6 +187,7 @@ def test_two_processes_are_as_one(tmp_path: Path, model: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_classify_as_one(tmp_path: Path) -> None:
     job = training(classes(batch=7))
     for processes in (1, 2):
@@ -194,6 +195,7 @@ def test_two_processes_classify_as_one(tmp_path: Path) -> None:
     same_lines(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_shared_each(tmp_path: Path) -> None:
     job = training(a_row("ssd", micro_batch=3, iterations=STEPS))
     for processes in (1, 2):

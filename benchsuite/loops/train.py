@@ -124,7 +124,7 @@ def train(
     run = Run(network, solver, context, start, team)
     if looks is not None:
         run.watch(looks)
-    cure = "use --recompute or more devices (--per-job), or lower the input size or solver.micro_batch"
+    cure = "lower solver.micro_batch or the input size, or use --recompute or more devices (--per-job)"
     with memory(f"training on {context.device}", cure), arithmetic(context, solver.precision):
         if largest is not None and limited(context.device):
             run.rehearse(largest())
