@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from benchsuite.recipe.recipe import Claim, select
+from benchsuite.recipe.loading import select
+from benchsuite.recipe.recipe import Claim
 from benchsuite.report.statistics import LEVEL, Summary, degrees, t_quantile, two_levels, variances
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchsuite.loops.timing import keep_memory
 from benchsuite.models.cost import macs, parameters
 from benchsuite.models.detector import Model
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import make_plan
 
 HEIGHT, WIDTH, CLASSES = 640, 1024, 80

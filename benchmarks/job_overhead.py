@@ -104,7 +104,7 @@ def many(folder: Path) -> float:
 
 def planned(tier: str) -> None:
     """All tables that have the tier, from their files on."""
-    from benchsuite.recipe.recipe import select
+    from benchsuite.recipe.loading import select
     from benchsuite.verbs.plan import make_plan
 
     recipes = [recipe for recipe in select(["*"]) if tier in recipe.tiers]

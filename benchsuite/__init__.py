@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # the name is known to type checkers; importing it would be the dearest line of `bench --help`
 if TYPE_CHECKING:
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.report.results import to_frame
     from benchsuite.verbs.plan import make_plan
     from benchsuite.verbs.run import RunOptions, run_plan
 
 _HOMES = {
-    "RunOptions": "verbs.run", "Store": "engine.store", "load_recipe": "recipe.recipe", "make_plan": "verbs.plan",
+    "RunOptions": "verbs.run", "Store": "engine.store", "load_recipe": "recipe.loading", "make_plan": "verbs.plan",
     "run_plan": "verbs.run", "to_frame": "report.results",
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from benchsuite.engine.store import Store
 from benchsuite.metrics.metric import Found
 from benchsuite.pipelines.detection import Detection, Predict
 from benchsuite.pipelines.submit import coco_results
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import Plan, make_plan
 
 IMAGES = 24

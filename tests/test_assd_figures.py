@@ -6,7 +6,7 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import load_recipe
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.report.gathered import assd_speed_accuracy
 from benchsuite.report.results import DataRecord, Measured, Results, RowRecord, save
 

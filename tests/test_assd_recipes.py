@@ -14,7 +14,8 @@ from benchsuite.errors import InputError
 from benchsuite.papers import assd
 from benchsuite.pipelines.detection import Detection
 from benchsuite.pipelines.submit import CocoResults, Comp4
-from benchsuite.recipe.recipe import Recipe, select
+from benchsuite.recipe.loading import select
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.recipe.yamlfile import read
 from benchsuite.verbs.plan import Plan, make_plan
 

@@ -16,7 +16,7 @@ from benchsuite.engine.schedule import Outcome, Result, Slots
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import note, place
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import load_recipe
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.report.statistics import LEVEL, degrees, power, t_quantile
 from benchsuite.verbs import budget
 from benchsuite.verbs.budget import choose, run

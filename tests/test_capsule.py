@@ -27,7 +27,8 @@ from benchsuite.metrics.coco import CocoMasks
 from benchsuite.metrics.metric import Found
 from benchsuite.metrics.voc import Voc
 from benchsuite.pipelines.detection import Predict
-from benchsuite.recipe.recipe import Recipe, load_recipe
+from benchsuite.recipe.loading import load_recipe
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.report.results import save
 from benchsuite.settings import content_key
 from benchsuite.verbs import again, archive

@@ -8,7 +8,7 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import load_recipe
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered.cat_collafactors import SOURCES, gather
 from benchsuite.report.results import DataRecord, Results, RowRecord, save

@@ -16,7 +16,7 @@ from benchsuite.models.attention import Cbam, Eca, Se
 from benchsuite.papers.cat import Cat
 from benchsuite.pipelines.classification import Classification
 from benchsuite.pipelines.detection import Detection
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import Plan, make_plan
 
 TABLES = {f"cat-table{number}": rows for number, rows in zip(range(1, 7), (20, 20, 20, 10, 10, 11), strict=True)}

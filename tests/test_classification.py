@@ -16,7 +16,8 @@ from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
 from benchsuite.pipelines.classification import Classification, ClassifierCost, ScoreClasses
 from benchsuite.pipelines.pipeline import Pipeline
-from benchsuite.recipe.recipe import Recipe, load
+from benchsuite.recipe.loading import load
+from benchsuite.recipe.recipe import Recipe
 
 TABLE = """
 id: tiny-classes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.report import figures
 from benchsuite.report.figures.ladder import ladders
 from benchsuite.report.results import DataRecord, Measured, Results, RowRecord

@@ -12,7 +12,8 @@ from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet_testing import MultiScale
 from benchsuite.pipelines.detection import Detection, Predict
-from benchsuite.recipe.recipe import Recipe, load, select
+from benchsuite.recipe.loading import load, select
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.recipe.shelf import folder
 from benchsuite.settings import canonical, content_key
 from benchsuite.verbs.plan import Plan, make_plan

@@ -14,7 +14,7 @@ from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
 from benchsuite.papers.harnet_training import Incremental
 from benchsuite.pipelines.detection import Detection, Train
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import make_plan
 
 SMALL_HEAD = {

@@ -14,7 +14,7 @@ from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.models.ssd import SSD
 from benchsuite.pipelines.detection import Train
-from benchsuite.recipe.recipe import load_recipe
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.settings import canonical, content_key
 from benchsuite.verbs.plan import make_plan, require_all
 

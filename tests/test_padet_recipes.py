@@ -12,7 +12,8 @@ from benchsuite.models.postprocess import Soft
 from benchsuite.models.resnet import ResNet
 from benchsuite.papers.padet import Disentangled, Explicit, Implicit, PADet
 from benchsuite.pipelines.detection import Detection
-from benchsuite.recipe.recipe import Recipe, select
+from benchsuite.recipe.loading import select
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.verbs.plan import Plan, make_plan
 
 ABLATIONS = [f"padet-table{number}" for number in (1, 2, 3, 4)]

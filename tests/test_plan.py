@@ -7,7 +7,8 @@ import pytest
 
 from benchsuite.errors import InputError, MissingData
 from benchsuite.pipelines.detection import Time
-from benchsuite.recipe.recipe import Column, Recipe, load, select
+from benchsuite.recipe.loading import load, select
+from benchsuite.recipe.recipe import Column, Recipe
 from benchsuite.recipe.shelf import available, folder
 from benchsuite.verbs.plan import Plan, make_plan, require_all
 

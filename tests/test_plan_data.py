@@ -10,7 +10,7 @@ from data_cases import TOY, copy, one_line
 
 from benchsuite.engine.store import RECORD, Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import make_plan, require_all
 
 

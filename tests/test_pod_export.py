@@ -22,7 +22,7 @@ from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.models.static import Static
 from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Dilations, decompose
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.export import Discrepancy, Exported, check, discrepancy, export, write
 from benchsuite.verbs.listing import print_export
 from benchsuite.verbs.plan import make_plan

@@ -7,7 +7,7 @@ import pytest
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.recipe.recipe import load_recipe
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered import pod_scales, pod_speed_accuracy, pod_transfer
 from benchsuite.report.results import DataRecord, Measured, Results, RowRecord, save

@@ -17,7 +17,8 @@ from benchsuite.errors import InputError
 from benchsuite.papers.pod_decompose import decompose_all
 from benchsuite.papers.pod_jobs import Decompose, Fd, Plain, Transfer
 from benchsuite.pipelines.detection import Detection, Train
-from benchsuite.recipe.recipe import Spread, load_recipe, select
+from benchsuite.recipe.loading import load_recipe, select
+from benchsuite.recipe.recipe import Spread
 from benchsuite.recipe.shelf import folder
 from benchsuite.report.results import published_value
 from benchsuite.settings import canonical, content_key

@@ -12,7 +12,7 @@ from benchsuite.data.pictures import Pictures
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
-from benchsuite.recipe.recipe import select
+from benchsuite.recipe.loading import select
 from benchsuite.verbs.plan import make_plan
 from benchsuite.verbs.predict import predict, turned, with_boxes
 from benchsuite.verbs.run import RunOptions, run_plan

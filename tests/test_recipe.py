@@ -7,7 +7,8 @@ from benchsuite.errors import InputError
 from benchsuite.models.timm_backbone import Timm
 from benchsuite.pipelines.detection import Detection
 from benchsuite.recipe.heading import Heading, heading
-from benchsuite.recipe.recipe import Recipe, load, select
+from benchsuite.recipe.loading import load, select
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.recipe.shelf import available
 from benchsuite.recipe.yamlfile import parse, parse_value
 from benchsuite.verbs.plan import make_plan

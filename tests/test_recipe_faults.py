@@ -14,7 +14,8 @@ from test_cli import complaint
 from benchsuite.disk import LONGEST_NAME, placed
 from benchsuite.engine.environment import cores
 from benchsuite.errors import InputError, harmless
-from benchsuite.recipe.recipe import Recipe, load, select
+from benchsuite.recipe.loading import load, select
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.recipe.shelf import available, folder
 from benchsuite.recipe.yamlfile import parse_value
 from benchsuite.settings import MOST

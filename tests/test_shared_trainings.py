@@ -8,7 +8,7 @@ import pytest
 from data_cases import SHARED, shared
 
 from benchsuite.engine.store import Store
-from benchsuite.recipe.recipe import load
+from benchsuite.recipe.loading import load
 from benchsuite.verbs.plan import make_plan
 from benchsuite.verbs.run import Ran, RunOptions, run_plan
 

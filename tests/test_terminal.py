@@ -115,7 +115,7 @@ sys.meta_path.insert(0, Interrupts())
 
 
 @pytest.mark.parametrize(
-    "module", ["typer", "benchsuite.errors", "benchsuite.recipe.recipe", "pydantic", "yaml", "rich.table"]
+    "module", ["typer", "benchsuite.errors", "benchsuite.recipe.loading", "pydantic", "yaml", "rich.table"]
 )
 def test_ctrl_c_while_python_imports_is_no_traceback(module: str) -> None:
     found = process("show", "har-table1", code=INTERRUPTED_AT.format(module=module) + MAIN)

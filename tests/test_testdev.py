@@ -18,7 +18,8 @@ from benchsuite.metrics.metric import Found
 from benchsuite.pipelines.detection import Submit
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.submit import coco_results
-from benchsuite.recipe.recipe import Claim, Recipe, select
+from benchsuite.recipe.loading import select
+from benchsuite.recipe.recipe import Claim, Recipe
 from benchsuite.verbs import run
 from benchsuite.verbs.plan import make_plan
 from benchsuite.verbs.score import score

@@ -120,7 +120,7 @@ def planned_of(
     device: str = "auto", timed_on: str = "", budget: str = "",
 ) -> "Plan":  # fmt: skip
     """The plan that a verb's options ask for; with a budget, of all seeds that it may choose from."""
-    from benchsuite.recipe.recipe import select
+    from benchsuite.recipe.loading import select
     from benchsuite.verbs.plan import make_plan
 
     if data_root is not None:

@@ -62,7 +62,7 @@ def show(recipe: Id, as_json: Json = False) -> None:
 
     bench show har-table1
     """
-    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.verbs.listing import print_show, show_form
 
     chosen = load_recipe(recipe)
@@ -115,7 +115,7 @@ def inspect(
     bench inspect har-table1 --set model.head.channels=128
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.verbs.listing import print_inspect
     from benchsuite.verbs.plan import make_plan
 
@@ -255,7 +255,7 @@ def plot(
     bench list names all figures and pictures
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.report import diagnosed, gathered
     from benchsuite.report.draw import plot_results
     from benchsuite.verbs.terminal import print_things

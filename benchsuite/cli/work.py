@@ -85,7 +85,7 @@ def pack(
     bench pack har-table1 --tier mini --data ~/mydata -o har-table1.tar.xz
     """
     from benchsuite.engine.store import Store
-    from benchsuite.recipe.recipe import load_recipe
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.verbs.capsule import earlier
     from benchsuite.verbs.capsule import pack as pack_up
     from benchsuite.verbs.listing import print_packed

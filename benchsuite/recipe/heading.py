@@ -31,7 +31,7 @@ def heading(file: Path) -> Heading:
     try:
         return _quick(file)
     except (ValueError, KeyError, TypeError, OSError, InputError):
-        from benchsuite.recipe.recipe import load
+        from benchsuite.recipe.loading import load
 
         whole = load(file)
         return Heading(whole.id, whole.paper.id, whole.table, whole.title, len(whole.rows))

@@ -1,17 +1,14 @@
 """Whether what a recipe refers to is in it, and each of its names stands once."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from benchsuite.errors import InputError, nearest
 from benchsuite.recipe.form import TIERS
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.recipe.yamlfile import Document, Origin
 
-if TYPE_CHECKING:
-    from benchsuite.recipe.recipe import Recipe
 
-
-def check_references(recipe: "Recipe", document: Document) -> None:
+def check_references(recipe: Recipe, document: Document) -> None:
     """InputError, with file and line, at the first name that is unknown, stands twice or refers to itself."""
     _check_columns(recipe, document)
     _check_rows(recipe, document)
@@ -23,13 +20,13 @@ def check_references(recipe: "Recipe", document: Document) -> None:
     _check_claims(recipe, document)
 
 
-def _check_columns(recipe: "Recipe", document: Document) -> None:
+def _check_columns(recipe: Recipe, document: Document) -> None:
     for index, column in enumerate(recipe.column_ids):
         if recipe.column_ids.index(column) != index:
             raise InputError(f"{document.origin(('columns', index))}: column '{column}' stands twice; take one out")
 
 
-def _check_rows(recipe: "Recipe", document: Document) -> None:
+def _check_rows(recipe: Recipe, document: Document) -> None:
     ids = [row.id for row in recipe.rows]
     for index, row in enumerate(recipe.rows):
         place = document.origin(("rows", index, "id"))
@@ -43,7 +40,7 @@ def _check_rows(recipe: "Recipe", document: Document) -> None:
             raise InputError(f"{place}: row '{row.id}' is `same_as` itself; name the other row, or leave it out")
 
 
-def _check_claims(recipe: "Recipe", document: Document) -> None:
+def _check_claims(recipe: Recipe, document: Document) -> None:
     for index, claim in enumerate(recipe.claims):
         place = document.origin(("claims", index))
         for row in claim.rows:

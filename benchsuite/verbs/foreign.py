@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from benchsuite import __version__
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.split import opened
 from benchsuite.disk import LARGE, read_within
+from benchsuite.engine.environment import version
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run_jobs
@@ -107,7 +107,7 @@ def _scored(plan: Plan, table: Results, store: Store, row: Row) -> RowRecord:
         for each in _against(other, column, jobs, theirs, draws)
     ]  # fmt: skip
     told = ", ".join(f"{each.name} (sha256 {each.sha256[:12]}, seed {each.seed})" for each in files)
-    scorer = f"benchsuite {__version__}"
+    scorer = f"benchsuite {version('benchsuite')}"
     return RowRecord(
         id=row.name,
         role="foreign",
