@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from benchsuite import entry
 
-COLD = "from benchsuite.entry import main; main()"
+COLD = "from benchsuite.cli.entry import main; main()"
 PATIENCE = 60.0  # seconds after which a start hangs
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -35,7 +35,7 @@ def settle() -> None:
     import matplotlib.figure
     import matplotlib.font_manager  # noqa: F401
 
-    import benchsuite.cli
+    import benchsuite.cli.app
     import benchsuite.engine.preload
     import benchsuite.report.page
     import benchsuite.verbs.run

@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 # as the script that pip writes
-SCRIPT = "import re\nimport sys\nfrom benchsuite.entry import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+SCRIPT = (
+    "import re\nimport sys\nfrom benchsuite.cli.entry import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+)
 LEAST = "import _signal, os\n_signal.signal(2, lambda *_: os._exit(130))\nimport time\ntime.sleep(1)\n"
 WORDS = (["list"], ["show", "har-table1"], ["compare", "nothing.json"], ["--help"])
 

@@ -27,7 +27,7 @@ def hello(name: str) -> None:
 
 app()
 """
-BENCH = "from benchsuite.entry import main; main()"
+BENCH = "from benchsuite.cli.entry import main; main()"
 
 
 def process(*arguments: str) -> Callable[[], object]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchsuite.cli import app
+from benchsuite.cli.app import app
 from benchsuite.engine.job import Job
 from benchsuite.engine.schedule import Outcome, Result, Slots
 from benchsuite.engine.store import Store

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from benchsuite.cli import app
+from benchsuite.cli.app import app
 from benchsuite.data import truth
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.masks import Segmentations

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from benchsuite import cli
+from benchsuite.cli import app as cli
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -60,7 +60,22 @@ def test_the_options_of_every_verb_are_frozen() -> None:
     assert found == {
         "list": ["--json"],
         "show": ["--json"],
-        "plan": sorted([*source, "--budget", "--device", "--json", "--rows", "--spread", "--takes", "--timed-on"]),
+        "plan": sorted(
+            [
+                *source,
+                "--budget",
+                "--device",
+                "--json",
+                "--memory",
+                "--micro-batch",
+                "--per-job",
+                "--recompute",
+                "--rows",
+                "--spread",
+                "--takes",
+                "--timed-on",
+            ]  # fmt: skip
+        ),
         "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(
             [
@@ -68,16 +83,21 @@ def test_the_options_of_every_verb_are_frozen() -> None:
                 "--budget",
                 "--checkpoint-every",
                 "--cpus",
+                "--compile",
                 "--deterministic",
                 "--device",
+                "--eval-every",
                 "--executor",
                 "--force",
                 "--gpus",
                 "--json",
                 "--loaders",
+                "--micro-batch",
                 "--name",
                 "--out",
                 "--partition",
+                "--per-job",
+                "--recompute",
                 "--rows",
                 "--slots",
                 "--slurm",
@@ -127,7 +147,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
 
 def test_list_and_show_load_no_torch() -> None:
     code = (
-        "import sys; from benchsuite import cli\n"
+        "import sys; from benchsuite.cli import app as cli\n"
         "for words in (['--help'], ['list'], ['show', 'har-table1'], ['run', '--help']):\n"
         "    sys.argv = ['bench', *words]\n"
         "    try: cli.main()\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchsuite.cli import app
+from benchsuite.cli.app import app
 from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from test_compare import BEATS, table
 from typer.testing import CliRunner
 
-from benchsuite.cli import app
+from benchsuite.cli.app import app
 from benchsuite.recipe.recipe import Spread
 from benchsuite.report.compare import compare
 from benchsuite.report.document import checked, described

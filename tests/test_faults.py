@@ -24,7 +24,7 @@ from data_cases import KIT, TOY, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchsuite import cli
+from benchsuite.cli import app as cli
 from benchsuite.data.coco import File
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.voc import Voc

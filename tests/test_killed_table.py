@@ -29,7 +29,7 @@ class Table:
         self.data = toy(folder / "toy")
 
     def start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from benchsuite.entry import main; main()", "run", "har-table1"]
+        command = [sys.executable, "-c", "from benchsuite.cli.entry import main; main()", "run", "har-table1"]
         command += ["--rows", "baseline,sa-1-1-1", "--data", str(self.data), "--checkpoint-every", str(EVERY)]
         command += [part for setting in SETTINGS for part in ("--set", setting)]
         environ = os.environ | {"BENCH_STORE": str(self.folder / "runs"), "OMP_NUM_THREADS": "1"}

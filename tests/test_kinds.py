@@ -95,7 +95,7 @@ def test_installed_modules_go_before_those_beside(recipe: tuple[Path, Path]) -> 
     (module.parent / "numpy.py").write_text("raise SystemExit('shadowed')")
     module.write_text(PART)
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    code = "from benchsuite.entry import main; main()"
+    code = "from benchsuite.cli.entry import main; main()"
     found = subprocess.run([sys.executable, "-c", code, "plan", str(file), "--json"], env=environ, capture_output=True)
     assert found.returncode == 0, found.stderr
 

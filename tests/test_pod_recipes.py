@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pod_cases import channels, scales
 
-from benchsuite import cli
+from benchsuite.cli import app as cli
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.papers.pod_decompose import decompose_all

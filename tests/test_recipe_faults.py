@@ -216,7 +216,7 @@ def test_recipes_of_one_id_do_not_run_together(mine: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5", "9" * 30, "2x", ","])
 def test_openmp_threads_that_are_none(threads: str) -> None:
     environ = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": str(folder().parent)}
-    code = "from benchsuite.entry import main; main()"
+    code = "from benchsuite.cli.entry import main; main()"
     found = subprocess.run([sys.executable, "-c", code, "list"], capture_output=True, env=environ, text=True)
     assert found.returncode == 2 and len(found.stderr.splitlines()) == 1
     assert found.stderr.startswith("bench: OMP_NUM_THREADS='")

@@ -15,7 +15,7 @@ from benchsuite.errors import LONGEST, InputError, harmless, visible
 from benchsuite.verbs.terminal import print_json, print_things, table
 
 ROOT = Path(__file__).parents[1]
-MAIN = "from benchsuite.entry import main; main()"
+MAIN = "from benchsuite.cli.entry import main; main()"
 # clears the screen, sets the title, C1's way to begin both, turns the writing round, ends the line
 NASTY = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp.\u202c \u2028 \r\n \x00 \ud800 \x7f"
 
@@ -123,7 +123,7 @@ def test_ctrl_c_while_python_imports_is_no_traceback(module: str) -> None:
     assert b"Traceback" not in found.stderr and len(found.stderr.splitlines()) <= 1
 
 
-ITSELF = "import os, signal, benchsuite.cli as cli; signal.signal(signal.SIGINT, signal.{handler})\n"
+ITSELF = "import os, signal, benchsuite.cli.app as cli; signal.signal(signal.SIGINT, signal.{handler})\n"
 STRIKE = "os.kill(os.getpid(), signal.SIGINT)"
 
 
@@ -131,7 +131,7 @@ STRIKE = "os.kill(os.getpid(), signal.SIGINT)"
     "moment", [f"cli.main = lambda: {STRIKE}", f"import atexit; atexit.register(lambda: {STRIKE}); cli.main = int"]
 )
 def test_ctrl_c_before_the_first_line_and_after_the_last_is_no_traceback(moment: str) -> None:
-    code = ITSELF.format(handler="default_int_handler") + moment + "\nfrom benchsuite.entry import main; main()"
+    code = ITSELF.format(handler="default_int_handler") + moment + "\nfrom benchsuite.cli.entry import main; main()"
     found = process(code=code)
     assert (found.returncode, found.stderr) == (130, b"")
 
@@ -139,14 +139,14 @@ def test_ctrl_c_before_the_first_line_and_after_the_last_is_no_traceback(moment:
 def test_interrupts_that_were_ignored_stay_so() -> None:
     for handler in ("SIG_IGN", "default_int_handler"):
         asked = f"cli.main = lambda: exit(signal.getsignal(signal.SIGINT) is not signal.{handler})\n"
-        code = ITSELF.format(handler=handler) + asked + "from benchsuite.entry import main; main()"
+        code = ITSELF.format(handler=handler) + asked + "from benchsuite.cli.entry import main; main()"
         assert process(code=code).returncode == 0
 
 
 def test_nothing_comes_before_ctrl_c_is_told_by_itself() -> None:
     """Each import before would be a time in which it is a traceback."""
-    code = "import sys; before = {*sys.modules}; import benchsuite.entry\nprint(*sorted({*sys.modules} - before))"
-    assert process(code=code).stdout.split() == [b"benchsuite", b"benchsuite.entry"]
+    code = "import sys; before = {*sys.modules}; import benchsuite.cli.entry\nprint(*sorted({*sys.modules} - before))"
+    assert process(code=code).stdout.split() == [b"benchsuite", b"benchsuite.cli", b"benchsuite.cli.entry"]
 
 
 def test_progress_outlives_its_reader() -> None:

@@ -14,7 +14,7 @@ import pytest
 from engine_jobs import Counter, Echo
 from typer.testing import CliRunner
 
-from benchsuite.cli import app
+from benchsuite.cli.app import app
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import Slots, run_jobs
 from benchsuite.engine.store import LOG, PROGRESS, Store

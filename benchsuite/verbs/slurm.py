@@ -85,7 +85,7 @@ class Work:
         """Run it; BenchError where it failed, which Slurm shows as a failed job."""
         cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         environment = {"OMP_NUM_THREADS": cpus, **os.environ, RUN: self.run}
-        command = [sys.executable, "-c", "from benchsuite.entry import main; main()", *self.arguments]
+        command = [sys.executable, "-c", "from benchsuite.cli.entry import main; main()", *self.arguments]
         self.process = subprocess.Popen(command, env=environment)
         code = self.process.wait()
         if code:

@@ -53,7 +53,7 @@ class Bench:
         self.folder, self.environment = folder, environment
 
     def __call__(self, *words: str) -> str:
-        command = [sys.executable, "-c", "from benchsuite.entry import main; main()", *words]
+        command = [sys.executable, "-c", "from benchsuite.cli.entry import main; main()", *words]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout + done.stderr

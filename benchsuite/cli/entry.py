@@ -13,7 +13,7 @@ def main() -> None:
     usual = _signal.signal(_signal.SIGINT, _end)
     if usual is not _signal.default_int_handler:  # who started us wants it ignored
         _signal.signal(_signal.SIGINT, usual)
-    from benchsuite.cli import main as run
+    from benchsuite.cli.app import main as run
 
     try:
         _signal.signal(_signal.SIGINT, usual)
