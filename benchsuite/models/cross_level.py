@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PART = 2**20
-"""Numbers of a map that are read together on a CPU: four megabytes of float32."""
-SMALL = 32 * 32
-"""Positions of a level that costs a CPU less to copy than a call for it alone does."""
+PART = 2**18
+"""Numbers of a map that are read together on a CPU: a megabyte of float32."""
 
 
 class CrossLevelGroupNorm(nn.Module):
@@ -79,7 +77,7 @@ class _CrossLevelNorm(torch.autograd.Function):
 def _pooled(levels: Sequence[Tensor], groups: int, centred: bool) -> tuple[Tensor, Tensor]:
     """μ and v of each image and group, [B, G, 1], put together of those of parts (Chan, Golub, LeVeque 1983): nothing
     is lost where means are large against the spread."""
-    parts = [part for level in _joined(levels) for part in _moments(level)]
+    parts = [part for level in reversed(levels) for part in _moments(level)]  # the largest last: it is next
     counts, means, variances = zip(*parts, strict=True)
     shape = len(parts), len(levels[0]), groups, -1
     mean, variance = (
@@ -126,7 +124,7 @@ def _sums(slopes: Sequence[Tensor], levels: Sequence[Tensor], mean: Tensor, inve
     images, channels = levels[0].shape[:2]
     mean, inverse = (each.expand(-1, -1, channels // each.shape[1]).flatten(1) for each in (mean, inverse))
     sums = []
-    for slope, level in zip(_joined(slopes), _joined(levels), strict=True):
+    for slope, level in zip(reversed(slopes), reversed(levels), strict=True):  # likewise
         slope, level = _precise(slope), _precise(level)
         if not _on_cpu(level):
             along = (slope * (level - mean[..., None, None])).sum((2, 3)) * inverse
@@ -180,22 +178,10 @@ def _affine(
     return results
 
 
-def _joined(levels: Sequence[Tensor]) -> list[Tensor]:
-    """The levels, the largest last, for it is what comes next; on a CPU the small ones side by side, [B, C, S, 1]."""
-    small = [level for level in levels if _on_cpu(level) and level.shape[-2:].numel() <= SMALL]
-    rest = [level for level in reversed(levels) if not any(level is each for each in small)]
-    if len(small) < 2:
-        return small + rest
-    if _channels_last(small[0]):
-        flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in small], 1)
-        return [flat.unsqueeze(2).permute(0, 3, 1, 2), *rest]
-    return [torch.cat([level.flatten(2) for level in small], 2).unsqueeze(3), *rest]
-
-
 def _parts(flat: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of [B, m, n] and of what is as large or is broadcast to it, on a CPU small enough to stay in its cache from
     one operation to the next; elsewhere the whole."""
-    rows = max(1, PART // flat.shape[2])
+    rows = max(1, 4 * PART // flat.shape[2])
     if not _on_cpu(flat) or flat.shape[1] <= rows:
         yield flat, *others
     else:
