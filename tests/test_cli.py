@@ -74,7 +74,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
                 "--spread",
                 "--takes",
                 "--timed-on",
-            ]  # fmt: skip
+            ]
         ),
         "inspect": ["--artifact", "--json", "--set", "--store"],
         "run": sorted(

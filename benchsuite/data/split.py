@@ -51,16 +51,13 @@ class Data(Part):
     def open(self) -> Any:
         """Read the annotations; images are read on demand. MissingData or InputError, one line with the cure."""
 
+    @once
     def identity(self) -> Json:
         """The fingerprint, or `absent`: planning goes on without the data."""
         try:
-            return self._asked()
-        except MissingData:  # which is not remembered: it may come yet
+            return self.fingerprint()
+        except MissingData:
             return "absent"
-
-    @once
-    def _asked(self) -> str:
-        return self.fingerprint()
 
     def require(self) -> None:
         """MissingData where it is not on this machine."""
