@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
 
 from benchsuite.errors import InputError
@@ -55,6 +56,17 @@ def test_bars_have_the_values(stored: Results) -> None:
     hatched = [p for p in axes.patches if not p.get_fill()]
     assert len(hatched) == 1
     assert hatched[0].get_x() + hatched[0].get_width() / 2 == pytest.approx(2 - 0.2)
+
+
+def test_one_seed_has_no_spread(stored: Results) -> None:
+    """A bar that says ± 0 would say too much."""
+    first = next(row for row in stored.rows if row.measured)
+    one = {name: cell.model_copy(update={"values": (cell.mean,)}) for name, cell in first.measured.items()}
+    rows = tuple(first.model_copy(update={"measured": one}) if row is first else row for row in stored.rows)
+    axes = figures.draw("bars", stored.model_copy(update={"rows": rows})).axes[0]
+    (spreads,) = next(each for each in axes.containers if isinstance(each, ErrorbarContainer))[2]
+    drawn = [segment for segment in spreads.get_segments() if len(segment)]
+    assert len(drawn) == len([row for row in rows if row.measured]) - 1
 
 
 @pytest.mark.parametrize("change", [

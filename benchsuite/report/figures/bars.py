@@ -1,5 +1,7 @@
 """Grouped bars: what we measured beside what was published, a panel for each column of the table."""
 
+from math import nan
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,7 +32,7 @@ def panel(axes: Axes, section: Section, column: Column) -> None:
         if bars:
             axes.bar(
                 [x - 0.2 for x, _ in bars], [one.mean for _, one in bars], 0.38, color=colour,
-                yerr=[one.deviation or 0.0 for _, one in bars] if several else None,
+                yerr=[nan if one.deviation is None else one.deviation for _, one in bars] if several else None,
                 error_kw={"linewidth": 0.8, "capsize": 1.5},
                 label=f"{name} (± s.d. over seeds)" if several else f"{name} (one seed)",
             )  # fmt: skip

@@ -49,7 +49,7 @@ def _panel(axes: Axes, section: Section, column: Column, rows: list[RowRecord]) 
     ours = [cell.measured for cell in cells]
     if any(ours):
         means = [nan if one is None else one.mean for one in ours]  # a gap where a step was not run
-        spread = [0.0 if one is None else one.deviation or 0.0 for one in ours]
+        spread = [nan if one is None or one.deviation is None else one.deviation for one in ours]
         axes.errorbar(range(len(rows)), means, spread, fmt="o-", color=OURS, markersize=4, label="ours")
     for x, row in enumerate(rows):
         if cells[x].measured is None:
