@@ -9,13 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchsuite.report.figures import described
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # listing what can be drawn needs none of it
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 Numbers = Sequence[Mapping[str, str | int | float]]
 """Lines of a long table: a mapping of column to value for each point that is plotted."""
@@ -59,9 +58,9 @@ class Curves:
     """Precision at recalls 0 … 1. `thresholds` [T, R] the mean over classes at each IoU threshold, `classes` [K, R] at
     the first of them; NaN where a class has no boxes."""
 
-    recalls: NDArray[np.float64]
-    thresholds: Mapping[str, NDArray[np.float64]]
-    classes: Mapping[str, NDArray[np.float64]]
+    recalls: "NDArray[np.float64]"
+    thresholds: "Mapping[str, NDArray[np.float64]]"
+    classes: "Mapping[str, NDArray[np.float64]]"
 
     @property
     def numbers(self) -> Numbers:
@@ -80,7 +79,7 @@ class Confusion:
     is, the last column of boxes that were missed. [K + 1, K + 1], of detections with at least `least` of score."""
 
     classes: tuple[str, ...]
-    counts: NDArray[np.int64]
+    counts: "NDArray[np.int64]"
     least: float
 
     @property
@@ -89,7 +88,7 @@ class Confusion:
         true, found = (*self.classes, "nothing"), (*self.classes, "missed")
         return [
             {"true": true[row], "found": found[column], "count": int(self.counts[row, column])}
-            for row, column in np.argwhere(self.counts > 0).tolist()
+            for row, column in zip(*((self.counts > 0).nonzero()), strict=True)
         ]
 
 
@@ -98,10 +97,10 @@ class Calibration:
     """Bins of scores: bounds [B + 1], mean score, share that is right (NaN where empty) and how many, each [B]; with
     the mean and the greatest distance between score and share, 0–1."""
 
-    bounds: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    right: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    bounds: "NDArray[np.float64]"
+    scores: "NDArray[np.float64]"
+    right: "NDArray[np.float64]"
+    counts: "NDArray[np.int64]"
     mean_error: float
     greatest_error: float
 
