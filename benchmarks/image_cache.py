@@ -22,8 +22,9 @@ from benchsuite.data.batches import Batches
 from benchsuite.data.generated import Generated
 from benchsuite.data.transforms import Fixed
 from benchsuite.engine.job import Context
+from benchsuite.loops.solver import Solver
 from benchsuite.loops.timing import keep_memory
-from benchsuite.loops.train import Solver, train
+from benchsuite.loops.train import train
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import RetinaNet
 

@@ -35,8 +35,9 @@ from benchsuite.engine.job import Context
 from benchsuite.loops.device import Precision, autocast
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
+from benchsuite.loops.solver import Solver
 from benchsuite.loops.timing import keep_memory
-from benchsuite.loops.train import Run, Solver
+from benchsuite.loops.train import Run
 from benchsuite.metrics.coco import Coco
 from benchsuite.metrics.metric import Found
 from benchsuite.models.postprocess import PostProcess

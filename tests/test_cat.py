@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from benchsuite.loops.train import factors as factors_of
+from benchsuite.loops.solver import factors as factors_of
 from benchsuite.loops.train import observe, watched
 from benchsuite.models.resnet import ResNet
 from benchsuite.papers.cat import Cat, CatUnit, ChannelMap, Factors, SpatialMap

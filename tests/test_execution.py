@@ -145,6 +145,8 @@ def test_memory_of_a_hand_counted_network() -> None:
     found: Any = footprint(One(), 2, (8, 8))  # type: ignore[arg-type]
     assert (found.weights, found.momentum, found.gradients) == (432, 432, 432)
     assert found.kept == 4 * 2 * 3 * 64 + 4  # the images and the loss
+    averaged: Any = footprint(One(), 2, (8, 8), averaged=True)  # type: ignore[arg-type]
+    assert (averaged.momentum, averaged.peak) == (864, found.peak + 432)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from benchsuite.errors import InputError
-from benchsuite.loops.train import factors
+from benchsuite.loops.solver import factors
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import AlignedAttention, AlignedLevels, AlignedNeck

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from benchsuite.engine.job import Artifact, Context
-from benchsuite.loops.train import Run, Solver, factors
+from benchsuite.loops.solver import Solver, factors
+from benchsuite.loops.train import Run
 from benchsuite.models.retinanet import RetinaNet
 from benchsuite.papers.harnet import Head
 from benchsuite.papers.harnet_training import Incremental

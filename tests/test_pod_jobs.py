@@ -16,7 +16,7 @@ from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
-from benchsuite.loops.train import Solver
+from benchsuite.loops.solver import Solver
 from benchsuite.metrics.metric import Found
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.resnet import ResNet

@@ -19,7 +19,8 @@ from benchsuite.errors import BenchError, Interrupted
 from benchsuite.loops import checkpoint, log
 from benchsuite.loops import train as training
 from benchsuite.loops.log import MACHINE, Means, Pace
-from benchsuite.loops.train import Solver, steps, train
+from benchsuite.loops.solver import Solver, steps
+from benchsuite.loops.train import train
 from benchsuite.models.cross_level import CrossLevelGroupNorm
 from benchsuite.models.detector import Detector
 from benchsuite.models.postprocess import Candidates

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchsuite.engine.job import Context
 from benchsuite.loops import train as training
-from benchsuite.loops.train import Run, Solver
+from benchsuite.loops.solver import Solver
+from benchsuite.loops.train import Run
 from benchsuite.models import dense
 from benchsuite.models.losses import FocalLoss, Softmax
 from benchsuite.papers.harnet import Head

@@ -9,17 +9,16 @@ import math
 import random
 import shutil
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
-from typing import Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from benchsuite.data.batch import ImageBatch
@@ -28,69 +27,17 @@ from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import (
-    Precision,
-    arithmetic,
-    autocast,
-    fetch,
-    lag,
-    limited,
-    memory,
-    place,
-    place_model,
-    tuned,
-)
+from benchsuite.loops.device import arithmetic, autocast, fetch, lag, limited, memory, place, place_model, tuned
 from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.loops.looks import Looks
 from benchsuite.loops.ranks import Alone, Values
+from benchsuite.loops.solver import Solver, steps
 from benchsuite.models.detector import Trainable
 from benchsuite.models.recompute import spare
 from benchsuite.models.together import Counted, counting, require_frozen, telling
-from benchsuite.settings import Json, Settings
+from benchsuite.settings import Json
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""A norm of another class says so by `is_norm = True`."""
 B = TypeVar("B", bound=ImageBatch)
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Solver(Settings):
-    """SGD with momentum; the rate rises linearly over the warm-up and falls by `gamma` at each of `drops`.
-
-    `batch` images make a step. With `micro_batch` they are passed in parts that fit the memory, and the gradients of
-    the parts are averaged, each weighted by its images: the whole batch's gradient, except that a loss which divides
-    by the batch's positives (and BatchNorm's statistics) then sees a part's positives. Weight decay is the same for
-    all parameters unless `norm_decay` (scales and shifts of norms) or `bias_decay` (biases of what is no norm) differ;
-    `bias_lr_factor` multiplies the rate of such biases. A module's own factors (`lr_factor`, `decay_factor`) come on
-    top. `clip_norm` bounds the gradient's L2 norm.
-
-    Defaults: warm-up of Detectron's RetinaNet; momentum, decay and drops of HAR-Net (arXiv 1904.11141, section V).
-    """
-
-    lr: Positive
-    iterations: Count
-    batch: Count
-    drops: tuple[Count, ...] = (48_000, 64_000)
-    gamma: Positive = 0.1
-    warmup_iterations: Annotated[int, Field(ge=0)] = 500
-    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 1 / 3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    norm_decay: Annotated[float, Field(ge=0)] | None = None
-    bias_decay: Annotated[float, Field(ge=0)] | None = None
-    bias_lr_factor: Positive | None = None
-    micro_batch: Count | None = None
-    clip_norm: Positive | None = None
-    precision: Precision = "fp32"
-    channels_last: bool = True
-
-    def lr_at(self, iteration: int) -> float:
-        """Learning rate of iteration 0, 1, …"""
-        rate = self.lr * self.gamma ** bisect_right(sorted(self.drops), iteration)
-        if iteration >= self.warmup_iterations:
-            return rate
-        return rate * (self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iterations)
 
 
 def train(
@@ -169,6 +116,7 @@ class Run(Generic[B]):
             {"params": values, "factor": factor, "weight_decay": decay} for (factor, decay), values in groups.items()
         ]
         self.optimizer = torch.optim.SGD(of_each, solver.lr, solver.momentum, fused=True)
+        self.average = averaged(network, solver.averaging)
         self.done, self.seconds = start, 0.0
         self.drawn_from = 0, start
         self.watched, self.means = watched(network), Means()
@@ -194,8 +142,13 @@ class Run(Generic[B]):
         """Evaluate, if it is time to: what is finite, in evaluation mode, and nothing else changes."""
         if self.looks is not None and self.done % self.looks.every == 0:
             self.read()
-            self.looks.after(self.done, self.network)
+            self.looks.after(self.done, self.left)
             self.pace.aside += self.looks.seconds
+
+    @property
+    def left(self) -> nn.Module:
+        """What the training would leave if it ended now."""
+        return self.average.module if self.average else self.network
 
     def rehearse(self, batch: B) -> None:
         """The gradients of a batch, which are then forgotten: for what memory it takes."""
@@ -226,6 +179,8 @@ class Run(Generic[B]):
             nn.utils.clip_grads_with_norm_(self.named.values(), self.solver.clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.network)
         self.done += 1
         self.unread.append(Reading(self.done, lr, len(losses), tuple(measured), values))
         self.pace.steps, self.pace.images = self.pace.steps + 1, self.pace.images + self.team.images(batch)
@@ -288,6 +243,8 @@ class Run(Generic[B]):
         began = time.perf_counter()
         written = self.log.sync()
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
+        if self.average:
+            tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
         for name, value in self.named.items():
             buffer = self.optimizer.state[value].get("momentum_buffer")
             if buffer is not None:
@@ -325,8 +282,10 @@ class Run(Generic[B]):
         for name, value in momentum.items():
             if value.shape != self.named[name].shape:
                 raise InputError(f"{where}: the momentum of '{name}' has shape {list(value.shape)}; {cure}")
-        model = {name.removeprefix("model."): tensors[name] for name in tensors if name.startswith("model.")}
-        checkpoint.fill(self.network, model, where, cure)
+        if self.average:
+            checkpoint.fill(self.average.module, below("average.", tensors), where, cure)
+            self.average.n_averaged.fill_(kept.iteration - self.start)
+        checkpoint.fill(self.network, below("model.", tensors), where, cure)
         for name, value in momentum.items():
             # In the parameter's memory format: fused SGD takes another one's momentum without a word, wrongly.
             parameter = self.named[name]
@@ -340,6 +299,8 @@ class Run(Generic[B]):
             return
         self.log.sync()
         folder = self.context.folder
+        if self.average:
+            self.network.load_state_dict(self.average.module.state_dict())
         seconds = self.seconds + time.perf_counter() - self.started
         checkpoint.save(folder / "weights.safetensors", self.network.state_dict())
         shutil.copyfile(self.log.path, folder / "log.jsonl")
@@ -351,28 +312,18 @@ class Run(Generic[B]):
         (folder / "timing.json").write_text(json.dumps(timing) + "\n")
 
 
-def factors(model: nn.Module, kind: Literal["lr_factor", "decay_factor"]) -> dict[str, float]:
-    """What the learning rate or the weight decay of each parameter is multiplied by, by name: 1, or what its module
-    says."""
-    return {
-        f"{path}.{name}" if path else name: getattr(module, kind, 1.0)
-        for path, module in model.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-    }
+def averaged(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """What keeps the running mean of the parameters and buffers of `network`; it begins with those of the first
+    step."""
+    if decay is None:
+        return None
+    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=mean, use_buffers=True)
 
 
-def steps(model: nn.Module, solver: Solver) -> dict[str, tuple[float, float]]:
-    """What multiplies the learning rate of each parameter, and its weight decay, by name."""
-    rates, decays = factors(model, "lr_factor"), factors(model, "decay_factor")
-    found = dict[str, tuple[float, float]]()
-    for path, module in model.named_modules():
-        norm = isinstance(module, NORMS) or getattr(module, "is_norm", False)
-        for name, _ in module.named_parameters(path, recurse=False):
-            bias = not norm and name.rpartition(".")[2] == "bias"
-            own = solver.norm_decay if norm else solver.bias_decay if bias else None
-            decay = solver.weight_decay if own is None else own
-            found[name] = rates[name] * ((bias and solver.bias_lr_factor) or 1.0), decays[name] * decay
-    return found
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 
 
 def reseed(seed: int, iteration: int) -> None:

@@ -22,7 +22,7 @@ class Footprint:
     """Bytes of a training step.
 
     weights    parameters and buffers
-    momentum   and what else the optimiser keeps
+    momentum   and what else is kept from step to step
     gradients  of the parameters that train
     kept       for the backward pass, when it begins
     peak       all that is alive at most
@@ -35,9 +35,12 @@ class Footprint:
     peak: int
 
 
-def footprint(network: Trainable[Any], images: int, frame: tuple[int, int], several: bool = False) -> Footprint:
+def footprint(
+    network: Trainable[Any], images: int, frame: tuple[int, int], several: bool = False, averaged: bool = False
+) -> Footprint:
     """Of a step of SGD with momentum on `images` of `frame` (height, width), by a network on the meta device. Of
-    `several` processes, each also has the gradients in the buckets in which they are added up."""
+    `several` processes, each also has the gradients in the buckets in which they are added up. Where weights are
+    `averaged`, the mean is kept beside them."""
     shown = torch.empty(images, 3, *frame, device="meta")
     trained = [value for value in network.parameters() if value.requires_grad]
     held = [*network.parameters(), *network.buffers()]
@@ -47,8 +50,9 @@ def footprint(network: Trainable[Any], images: int, frame: tuple[int, int], seve
         loss = network.train().imagined(shown)
         kept = alive.now
         loss.backward()  # type: ignore[no-untyped-call]
-    peak = weights + gradients + alive.most + (gradients if several else 0)
-    return Footprint(weights, gradients, gradients, kept, peak)
+    between = gradients + (weights if averaged else 0)
+    peak = weights + between + alive.most + (gradients if several else 0)
+    return Footprint(weights, between, gradients, kept, peak)
 
 
 def size(tensors: Iterable[Tensor]) -> int:

@@ -30,7 +30,7 @@ from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
 from benchsuite.loops.evaluate import evaluate
-from benchsuite.loops.train import Solver
+from benchsuite.loops.solver import Solver
 from benchsuite.models.detector import Detector, Edit, Model
 from benchsuite.models.postprocess import PostProcess
 from benchsuite.models.resnet import Pretrained

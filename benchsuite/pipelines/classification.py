@@ -18,7 +18,7 @@ from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.loops.checkpoint import load_weights
 from benchsuite.loops.classify import classify
 from benchsuite.loops.evaluate import Pass
-from benchsuite.loops.train import Solver
+from benchsuite.loops.solver import Solver
 from benchsuite.metrics.classification import PROTOCOL, drawn, ranks, top_k
 from benchsuite.metrics.judged import Floats
 from benchsuite.models.classifier import Classifier, LinearClassifier

@@ -20,8 +20,8 @@ from benchsuite.errors import BenchError, InputError, MissingData
 from benchsuite.loops.checkpoint import load_weights
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
+from benchsuite.loops.solver import Solver
 from benchsuite.loops.timing import Timing, time_detector
-from benchsuite.loops.train import Solver
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Found, Metric, columns_of_classes
 from benchsuite.models.detector import Detector, Model, Testing

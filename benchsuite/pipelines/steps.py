@@ -17,7 +17,8 @@ from benchsuite.engine.job import Artifact, Context, Execution, Job
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.looks import Looks
 from benchsuite.loops.ranks import Alone, spread
-from benchsuite.loops.train import Solver, train
+from benchsuite.loops.solver import Solver
+from benchsuite.loops.train import train
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.models.detector import Trainable
@@ -94,7 +95,8 @@ class Training(Job):
             network = self.blank(self.data.num_classes)
         if execution.recompute:
             spare(network)
-        return footprint(network, self.images_at_once(execution), self.frame, execution.per_job > 1)
+        averaged = self.solver.averaging is not None
+        return footprint(network, self.images_at_once(execution), self.frame, execution.per_job > 1, averaged)
 
     def images_at_once(self, execution: Execution) -> int:
         """How many images go through the network at once on one device, at most."""
