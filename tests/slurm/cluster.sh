@@ -7,10 +7,13 @@ action=${1:?install, start or stop}
 
 install() {
     local missing=()
+    [ "$(id -u)" = 0 ] || { echo "only root may start a Slurm" >&2; exit 1; }
     for tool in slurmctld slurmd sbatch munged; do command -v "$tool" >/dev/null || missing+=("$tool"); done
     [ ${#missing[@]} = 0 ] && return
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
+    command -v apt-get >/dev/null || { echo "no ${missing[*]} here, and no apt-get to install them" >&2; exit 1; }
+    apt-get update -qq || true  # old lists may do
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge ||
+        { echo "apt-get cannot install ${missing[*]}" >&2; exit 1; }
 }
 
 stop() {
