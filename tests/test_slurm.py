@@ -83,8 +83,14 @@ def test_locks_that_hold_on_one_host_only_are_told(mount: str, told: str, tmp_pa
     ],
 )
 def test_the_time_that_slurm_leaves(told: str, seconds: float, slurm: Path) -> None:
-    (slurm / "left").write_text(told)
+    (slurm / "left").write_text(f"7 {told}\n")
     assert left("7") == seconds
+
+
+def test_the_time_that_slurm_leaves_one_of_an_array(slurm: Path) -> None:
+    """Asked for the number of an array, which one of its workers has too, Slurm tells of all."""
+    (slurm / "left").write_text("8 1:00\n9 INVALID\n7 0:37\n")
+    assert [left(number) for number in ("7", "8", "9", "10")] == [37, 60, 0, 0]
 
 
 def test_slurm_that_cannot_be_asked_leaves_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,8 +109,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("told", "lingers"), [("0:04", True), ("0:01", False)])
-def test_a_worker_that_is_told_early_goes_on_until_its_warning(told: str, lingers: bool, slurm: Path) -> None:
-    (slurm / "left").write_text(told)
+def test_a_worker_that_is_told_early_goes_on_until_its_warning(
+    told: str, lingers: bool, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slurm / "left").write_text(f"7 {told}\n")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     work = Work(["run", "x"], "run", warning=2.0)
     work.process = subprocess.Popen(["sleep", "60"])
     began = time.monotonic()

@@ -113,11 +113,13 @@ class Work:
 def left(job: str) -> float:
     """Seconds until Slurm ends a job, for its limit or somebody else's job; 0 where Slurm does not tell."""
     try:
-        asked = ["squeue", "-h", "-j", job, "-o", "%L"]
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        asked = ["squeue", "-h", "-r", "-j", job, "-o", "%A %L"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return 0.0
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", told)
+    # One of an array's workers has the array's number, for which Slurm tells of them all.
+    times = dict(line.split(maxsplit=1) for line in told.splitlines() if " " in line.strip())
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", times.get(job, "").strip())
     if match is None:
         return 0.0
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -94,7 +94,8 @@ class Bench:
 
     def halt_training(self, array: str) -> None:
         """Stop the process that trains (SIGSTOP), once there is a checkpoint and well before its worker's limit."""
-        for _ in range(SECONDS * 20):
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
             asked = ["squeue", "-h", "-r", "-j", array, "-t", "RUNNING", "-o", "%A"]
             workers = subprocess.run(asked, env=self.environment, capture_output=True, text=True).stdout.split()
             for kept in (self.folder / "runs" / "partial").glob("*/checkpoint.safetensors"):
