@@ -25,7 +25,7 @@ from fault_kinds import KINDS, Prepared, prepare
 from fault_start import Wrong, adopt, settle
 
 from benchsuite.engine.environment import environment
-from benchsuite.engine.worker import SERVER_ENVIRONMENT
+from benchsuite.engine.forks import SERVER_ENVIRONMENT
 
 OF_THE_STORE = (
     "kill-run", "kill-worker", "kill-server", "kill-loader", "signal-run", "end-worker", "stop-and-wake",

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from benchsuite.engine.job import Context, Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 
 ALLOWED_EMPTY, ALLOWED_TRAINING = 0.05, 0.3  # seconds

@@ -7,6 +7,7 @@ is passed over without being built (a fifth of the time for a results file of CO
 with its place in the file.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -209,6 +210,28 @@ def folder_of(file: Path) -> Iterator[None]:
             f"{file}: cannot be written ({error.strerror or error}); make room or make the folder writable, or choose "
             "another with --out"
         ) from None
+
+
+@contextmanager
+def locked(file: Path, *, shared: bool = False, wait: bool = False, mode: int = 0o666) -> Iterator[bool]:
+    """Hold the lock of `file`, which is made where it is not there, alone or `shared` with others: True, or False while
+    another process has it and this one is not to `wait`. The kernel frees it on any death. OSError where it cannot be.
+    """
+    # No link is followed: it would make a file elsewhere. Read and write: NFS wants the one to share, the other to own.
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            mine = True
+        except BlockingIOError:
+            mine = False
+        try:
+            yield mine
+        finally:
+            if mine:  # unlocked by name: a forked loader process may still hold a copy of the handle
+                fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

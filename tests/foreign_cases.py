@@ -9,7 +9,8 @@ from PIL import Image
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.metrics.metric import Found
 from benchsuite.pipelines.detection import Detection, Predict

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from benchsuite.cli.app import app
 from benchsuite.engine.job import Job
-from benchsuite.engine.schedule import Outcome, Result, Slots
+from benchsuite.engine.schedule import Outcome, Result
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import note, place
 from benchsuite.errors import InputError

@@ -176,6 +176,12 @@ def test_foreign_things_in_the_caches_place(tmp_path: Path) -> None:
     assert torch.equal(reader(data, RESIZE, tmp_path / "cache")(0), expected)
     file.unlink()
     file.with_suffix(".lock").unlink()
-    os.mkfifo(file.with_suffix(".lock"))
-    with pytest.raises(BenchError):
+    os.mkfifo(file.with_suffix(".lock"))  # which locks as well as any file
+    assert torch.equal(reader(data, RESIZE, tmp_path / "cache")(0), expected)
+    file.unlink()
+    file.with_suffix(".lock").unlink()
+    file.with_suffix(".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BenchError) as error:
         reader(data, RESIZE, tmp_path / "cache")
+    one_line(error, f"{file.with_suffix('.lock')}: ", "delete it")
+    assert not (tmp_path / "elsewhere").exists()

@@ -21,7 +21,7 @@ from benchsuite.data.batch import Share
 from benchsuite.data.batches import EvalBatches
 from benchsuite.data.generated import Generated
 from benchsuite.engine.job import Artifact, Context, Execution, Progress
-from benchsuite.engine.schedule import Slots
+from benchsuite.engine.slots import Slots
 from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import checkpoint
 from benchsuite.loops.log import MACHINE
@@ -284,7 +284,7 @@ def test_shares_are_the_batch(block: int | None, of: int) -> None:
 
 
 def test_gpus_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchsuite.engine.schedule._visible_gpus", lambda: list("0123456"))
+    monkeypatch.setattr("benchsuite.engine.slots._visible_gpus", lambda: list("0123456"))
     slots = Slots.on("cuda", per_job=3)
     assert [(place.device, place.visible, place.name) for place in slots.places] == [
         ("cuda:0", "0,1,2", "cuda:0-2"),

@@ -16,7 +16,8 @@ from engine_jobs import Children, Counter, Echo
 
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 
 EVERY = 5
@@ -28,7 +29,8 @@ from pathlib import Path
 import test_kill
 from benchsuite.errors import Interrupted
 from benchsuite.engine.progress import Lines
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 
 folder, plan, slots = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

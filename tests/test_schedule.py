@@ -32,10 +32,10 @@ from benchsuite.engine import schedule
 from benchsuite.engine.alone import LOCK, machine
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Lines, Reporter
-from benchsuite.engine.schedule import Outcome, Slots, run_jobs
+from benchsuite.engine.schedule import Outcome, run_jobs
+from benchsuite.engine.slots import Place, Slots
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import TIMES
-from benchsuite.engine.worker import Place
 from benchsuite.errors import BenchError, InputError, Interrupted
 
 
@@ -356,12 +356,12 @@ def test_a_server_that_dies_when_asked_is_replaced(store: Store, monkeypatch: py
 def test_ctrl_c_does_not_reach_a_server_that_imports() -> None:
     """Its parent starts it with SIGINT blocked; what multiprocessing starts beside it unblocks it in passing."""
     code = (
-        "import multiprocessing.util as util, signal; from benchsuite.engine import worker; seen = []\n"
+        "import multiprocessing.util as util, signal; from benchsuite.engine import forks; seen = []\n"
         "spawn = util.spawnv_passfds\n"
         "def spying(path, args, fds):\n"
         "    seen.append((b'forkserver' in args[-1].encode(), signal.pthread_sigmask(signal.SIG_BLOCK, [])))\n"
         "    return spawn(path, args, fds)\n"
-        "util.spawnv_passfds = spying; worker.warm()\n"
+        "util.spawnv_passfds = spying; forks.warm()\n"
         "assert [server for server, _ in seen] == [False, True]\n"
         "assert all(signal.SIGINT in blocked for _, blocked in seen), seen\n"
         "assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])"

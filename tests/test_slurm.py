@@ -12,7 +12,8 @@ from engine_jobs import Failing, Sleeper
 
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.reach import reach
-from benchsuite.engine.schedule import RUN, Slots, run_jobs
+from benchsuite.engine.schedule import RUN, run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import FAILED, Store
 from benchsuite.errors import InputError
 from benchsuite.verbs.slurm import Cluster, Work, arguments_of, left

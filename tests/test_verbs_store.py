@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from benchsuite.cli.app import app
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import LOG, PROGRESS, Store
 from benchsuite.errors import InputError, harmless
 from benchsuite.verbs.status import find, lines, unfinished

@@ -165,9 +165,9 @@ def run(
 
     bench run 'har-*' --tier paper --executor slurm --partition gpu --gpus 1 --time 8:00:00
     """
+    from benchsuite.engine.forks import warm
     from benchsuite.engine.job import Execution
     from benchsuite.engine.store import Store
-    from benchsuite.engine.worker import warm
     from benchsuite.verbs.listing import print_budget, print_plan
     from benchsuite.verbs.run import RunOptions, run_plan
     from benchsuite.verbs.terminal import print_things

@@ -7,11 +7,10 @@ speed, so that the opening costs little beside an epoch, and an epoch itself not
 """
 
 import errno
-import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.data.transforms import Input, as_tensor
-from benchsuite.disk import open_regular
+from benchsuite.disk import locked, open_regular
 from benchsuite.errors import BenchError, InputError
 from benchsuite.settings import canonical, content_key
 
@@ -55,13 +54,13 @@ def reader(data: DetectionSet, resize: Input | None, folder: Path | None, limit:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         if not _sound(path, size):
-            with _locked(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock"), wait=True):
                 if not _sound(path, size):  # another process may have made it meanwhile
                     _write(path, decode, offsets)
     except OSError as error:
         cure = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose a folder you may write"
-        cure = "delete it" if error.errno == errno.EISDIR else cure
-        place = folder if error.errno != errno.EISDIR else error.filename
+        odd = error.errno in (errno.EISDIR, errno.ELOOP)  # a folder or a link where a file of the cache should be
+        cure, place = ("delete it", error.filename) if odd else (cure, folder)
         raise BenchError(f"{place}: the image cache cannot be written ({error.strerror}); {cure}") from error
     # A private mapping: what a caller writes into an image never reaches the file.
     pixels = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
@@ -144,17 +143,6 @@ def _write(path: Path, decode: Reader, offsets: np.ndarray[tuple[int], np.dtype[
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left: halves whose lock nobody holds."""
     for half in folder.glob("*.half"):
-        with suppress(OSError), _locked(folder / f"{half.name.partition('.')[0]}.lock", wait=False):
-            half.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    with open(path, "w", opener=_unblocked) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-def _unblocked(path: str, flags: int) -> int:
-    """A pipe in the lock's place is an error, no wait for a reader."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+        with suppress(OSError), locked(folder / f"{half.name.partition('.')[0]}.lock") as mine:
+            if mine:
+                half.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
 """One lock for the machine: a timing holds it alone, all other jobs of all runs hold it together."""
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchsuite.disk import locked
 from benchsuite.errors import InputError
 
 LOCK = "BENCH_MACHINE_LOCK"
@@ -25,24 +25,12 @@ def machine(alone: bool) -> Iterator[bool]:
     InputError where a timing finds that the file cannot be locked; other jobs then go without.
     """
     file = lock_file()
-    try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        if alone:
-            raise InputError(f"{file}: cannot be locked ({error.strerror}), and a timing must have the machine for "
-                             f"itself; name another file with {LOCK}") from None  # fmt: skip
-        yield True
-        return
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            mine = held.enter_context(locked(file, shared=not alone, mode=0o600))
+        except OSError as error:
+            if alone:
+                raise InputError(f"{file}: cannot be locked ({error.strerror}), and a timing must have the machine for "
+                                 f"itself; name another file with {LOCK}") from None  # fmt: skip
             mine = True
-        except BlockingIOError:
-            mine = False
-        try:
-            yield mine
-        finally:
-            if mine:  # unlocked by name: a forked loader process may still hold a copy of the handle
-                fcntl.flock(handle, fcntl.LOCK_UN)
-    finally:
-        os.close(handle)
+        yield mine

@@ -8,19 +8,18 @@
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import pwd
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchsuite.disk import read_json, sync, whole
+from benchsuite.disk import locked, read_json, sync, whole
 from benchsuite.engine.job import Artifact
 from benchsuite.errors import InputError
 from benchsuite.settings import Json, Strict, content_key
@@ -116,23 +115,10 @@ class Store:
     @contextmanager
     def lock(self, key: str) -> Iterator[bool]:
         """Hold the lock of `key`: True, or False at once when another process holds it."""
-        with self.explained():
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # a link would make a file elsewhere
-            handle = os.open(self.root / "locks" / key, flags, 0o666)
-        try:
-            try:
-                with self.explained():
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = True
-            except BlockingIOError:
-                mine = False
-            try:
-                yield mine
-            finally:
-                if mine:  # unlocked by name: a forked loader process may still hold a copy of the handle
-                    fcntl.flock(handle, fcntl.LOCK_UN)
-        finally:
-            os.close(handle)
+        with ExitStack() as held:
+            with self.explained():
+                mine = held.enter_context(locked(self.root / "locks" / key))
+            yield mine
 
     def note_failure(self, key: str, run: str, message: str, exit_code: int) -> None:
         """Tell the other workers of a run that a job failed, so that not each of them tries it."""

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from benchsuite.data.batch import ImageBatch, Share
 from benchsuite.engine.environment import determinism
+from benchsuite.engine.forks import forked, halted
 from benchsuite.engine.job import Context, Progress
 from benchsuite.engine.store import LOG
-from benchsuite.engine.worker import captured, forked, halted
+from benchsuite.engine.worker import captured
 from benchsuite.errors import BenchError
 from benchsuite.models.detector import Trainable
 from benchsuite.models.together import of_all, synchronise

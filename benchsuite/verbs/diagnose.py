@@ -10,7 +10,8 @@ from benchsuite.data.dataset import DetectionSet, distinct
 from benchsuite.data.split import opened
 from benchsuite.disk import outgoing, placed
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, nearest
 from benchsuite.metrics import diagnosis

@@ -14,7 +14,8 @@ from benchsuite.disk import LARGE, read_within
 from benchsuite.engine.environment import version
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.judged import Floats

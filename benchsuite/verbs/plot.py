@@ -9,7 +9,8 @@ from benchsuite.data.dataset import DetectionSet
 from benchsuite.disk import outgoing, placed
 from benchsuite.engine.job import Job
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found

@@ -16,7 +16,8 @@ from benchsuite.data.pictures import Pictures
 from benchsuite.data.split import opened
 from benchsuite.disk import outgoing
 from benchsuite.engine.progress import Reporter
-from benchsuite.engine.schedule import Slots, run_jobs
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError, shortened, visible
 from benchsuite.metrics.metric import Found

@@ -9,7 +9,8 @@ from benchsuite.data.batch import Share
 from benchsuite.disk import outgoing
 from benchsuite.engine.job import Execution
 from benchsuite.engine.progress import Reporter, reporter
-from benchsuite.engine.schedule import Outcome, Slots, run_jobs
+from benchsuite.engine.schedule import Outcome, run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.pipelines.steps import Evaluation, Scoring, Training
 from benchsuite.report.results import Results, load, require_place, save

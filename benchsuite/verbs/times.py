@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchsuite.engine.job import Job
-from benchsuite.engine.schedule import Slots
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import Times, place
 from benchsuite.errors import InputError
