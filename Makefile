@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-slurm check bench-all clean
+.PHONY: run test test-all test-slurm test-gpu check bench-all clean
 
 run: $(VENV)/.run
 	$(BIN)/bench run har-table1
@@ -18,6 +18,10 @@ test-all: $(VENV)/.dev
 # A real Slurm of two nodes on this host; needs root, and Debian's packages, which `tests/slurm/cluster.sh install` gets.
 test-slurm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 1800 tests/slurm
+
+# What a GPU alone can show; without one every test is skipped, with its reason.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu -rs --timeout 1200
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from benchsuite.models import matcher
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import iou
 from benchsuite.models.matcher import BACKGROUND, IGNORED, Matcher, OneToOne
+from benchsuite.models.memory import Alive
 
 ANCHORS = PyramidAnchors().grid(((8, 8), (4, 4)), (8, 16), (64, 64), torch.device("cpu"))
 
@@ -128,6 +129,17 @@ def test_large_batches_are_matched_image_by_image(
     monkeypatch.setattr(matcher, "LARGEST", 4 * 5 * 50 - 1)
     assert torch.equal(settings.match(anchors, boxes, labels), whole)
     assert sizes == [5 * 50] * 4
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_at_full_size_little_is_held(moving: bool) -> None:
+    """16 images of 800×1333, 60 boxes each, 201,600 anchors: 2.9 GiB of overlaps and their like if taken at once."""
+    with torch.device("meta"):
+        anchors = torch.empty(16, 201_600, 4) if moving else torch.empty(201_600, 4)
+        boxes, labels = torch.empty(16, 60, 4), torch.empty(16, 60, dtype=torch.long)
+    with Alive((anchors, boxes, labels)) as alive:
+        Matcher().match(anchors, boxes, labels)
+    assert 0.05 * 2**30 < alive.most <= 0.4 * 2**30
 
 
 def test_refuses() -> None:
