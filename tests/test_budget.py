@@ -92,6 +92,16 @@ def test_a_job_takes_as_long_as_its_like_or_as_told(store: Store) -> None:
     assert Estimates.on(store, "cpu", told_of(["Train=20m"])).of(first) == 1200
 
 
+def test_times_with_other_threads_serve_where_there_are_no_better(store: Store) -> None:
+    """A table that ran on two slots can be given a budget without."""
+    job = table((0,)).rows[0].pipeline.fit(0)  # type: ignore[attr-defined]
+    note(store.root, job, "cpu/64", 700)
+    note(store.root, job, "cuda", 9000)
+    assert Estimates.on(store, "cpu", {}).of(job) == 700
+    remember(store, job, 100)
+    assert Estimates.on(store, "cpu", {}).of(job) == 100
+
+
 @pytest.mark.parametrize(("margin", "deviation", "seeds", "rows"), [(1.5, 1.0, 3, 5), (0.5, 1.0, 5, 2), (0, 1, 4, 3)])
 def test_power_is_how_often_a_test_settles(margin: float, deviation: float, seeds: int, rows: int) -> None:
     """Of a t statistic made of a normal mean and a chi-squared variance of its own."""

@@ -31,7 +31,7 @@ def note(root: Path, job: Job, where: str, seconds: float) -> None:
 
 
 def place(device: str, threads: int) -> str:
-    """Where times are comparable: a kind of device, and on a CPU the threads."""
+    """Where times are comparable: a kind of device, and on a CPU the threads. `cuda` or `cpu/2`."""
     return f"cpu/{threads}" if device == "cpu" else device.partition(":")[0]
 
 
@@ -45,15 +45,25 @@ class Times:
             with suppress(ValueError, TypeError, KeyError):
                 known = json.loads(line)
                 seconds, effort, where = float(known["seconds"]), float(known["effort"]), str(known["where"])
-                self._alike[str(known["alike"]), where].append(seconds)
-                self._paces[str(known["kind"]), where].append(seconds / max(effort, 1.0))
+                for place in (where, _device(where)):
+                    self._alike[str(known["alike"]), place].append(seconds)
+                    self._paces[str(known["kind"]), place].append(seconds / max(effort, 1.0))
 
     def guess(self, job: Job, where: str) -> float | None:
-        """Seconds: those of jobs that differ in seeds alone, else by the pace of its kind; None without an example."""
-        if alike := self._alike.get((job.alike, where)):
-            return median(alike)
-        paces = self._paces.get((job.kind(), where))
-        return median(paces) * max(job.effort, 1.0) if paces else None
+        """Seconds: those of jobs that differ in seeds alone, else by the pace of its kind; with these threads if there
+        is an example, else with others. None without any."""
+        for place in (where, _device(where)):
+            if alike := self._alike.get((job.alike, place)):
+                return median(alike)
+        for place in (where, _device(where)):
+            if paces := self._paces.get((job.kind(), place)):
+                return median(paces) * max(job.effort, 1.0)
+        return None
+
+
+def _device(where: str) -> str:
+    """Of a `place`, without its threads."""
+    return where.partition("/")[0]
 
 
 def _lines(file: Path) -> list[bytes]:
