@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,17 +17,20 @@ from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context
 from benchsuite.errors import InputError
 from benchsuite.loops import checkpoint
+from benchsuite.loops.timing import time_detector
 from benchsuite.metrics.metric import Found
 from benchsuite.models.anchors import PyramidAnchors
 from benchsuite.models.boxes import BoxCoder
 from benchsuite.models.cost import macs
 from benchsuite.models.dense import DenseDetector
+from benchsuite.models.detector import Detector
 from benchsuite.models.detector import Testing as Slot
 from benchsuite.models.fpn import Fpn
 from benchsuite.models.postprocess import PostProcess, select
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.retinanet import Head, RetinaNet
 from benchsuite.papers.harnet_testing import AsRead, Doubled, MultiScale, MultiScaleDetector, OutputMaps, merge
+from benchsuite.pipelines import detection
 from benchsuite.pipelines.detection import Detection
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -207,8 +211,15 @@ def test_costs_are_those_of_all_sizes() -> None:
     assert tester.anchor_count(image) == merged + model.anchor_count(torch.empty(1, 3, 256, 256, device="meta"))
 
 
-def test_jobs_of_a_multi_scale_row(tmp_path: Path) -> None:
+def test_jobs_of_a_multi_scale_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One training, its detections at several sizes, a latency of them."""
+    timed: list[Detector] = []
+
+    def timing_of(detector: Detector, *rest: Any) -> None:
+        timed.append(detector)
+        time_detector(detector, *rest)
+
+    monkeypatch.setattr(detection, "time_detector", timing_of)
     rest = {name: value for name, value in ROW.items() if name not in ("kind", "attach_at")}
     testing = {"kind": "harnet_testing.MultiScale", "shorts": (64, 48, 96)}
     timing = {"warmup": 0, "repeats": 1}
@@ -225,6 +236,7 @@ def test_jobs_of_a_multi_scale_row(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         job.do(Context(tmp_path / name, tmp_path / "partial", tmp_path / "cache", inputs))
         assert (tmp_path / name / "metrics.json").exists()
+    assert [type(detector) for detector in timed] == [MultiScaleDetector], "what detects is what is timed"
     found = Found.load(tmp_path / "predict" / "detections.safetensors")
     found.check(several.data.cut("val").open())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from benchsuite.models.boxes import iou
-from benchsuite.settings import Part
+from benchsuite.settings import Part, Settings
 
 BACKGROUND = -1
 IGNORED = -2
@@ -33,18 +33,25 @@ class Assignment(Part):
         """
 
 
-class OverlapAssignment(Assignment):
-    """What looks at nothing but overlaps, between two thresholds: from IoU `positive` on an anchor is foreground, below
-    `negative` background, between them ignored."""
+class Thresholds(Settings):
+    """IoUs from which on something is foreground, and below which it is background."""
 
-    positive: Share = 0.5
-    negative: Share = 0.4
+    positive: Share
+    negative: Share
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.negative > self.positive:
             raise ValueError(f"negative {self.negative} is above positive {self.positive}; lower it")
         return self
+
+
+class OverlapAssignment(Thresholds, Assignment):
+    """What looks at nothing but overlaps, between two thresholds: from IoU `positive` on an anchor is foreground, below
+    `negative` background, between them ignored."""
+
+    positive: Share = 0.5
+    negative: Share = 0.4
 
     @torch.no_grad()
     @override

@@ -6,11 +6,11 @@ Shapes: B images, L levels, K classes, R RoIs of all images together, C channels
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torchvision  # registers torchvision::roi_align  # noqa: F401
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -23,7 +23,7 @@ from benchsuite.models.anchors import Anchors, PyramidAnchors
 from benchsuite.models.boxes import clip
 from benchsuite.models.fpn import alike
 from benchsuite.models.losses import BoxLoss, SmoothL1
-from benchsuite.models.matcher import Share
+from benchsuite.models.matcher import Share, Thresholds
 from benchsuite.models.nms import NOTHING, best_left
 from benchsuite.models.together import Sampler, normaliser
 from benchsuite.settings import Settings
@@ -31,20 +31,12 @@ from benchsuite.settings import Settings
 SMALLEST = 1e-2  # px; a detection with a shorter side, mostly one outside its image, is none (torchvision)
 
 
-class Sampled(Settings):
+class Sampled(Thresholds):
     """What a loss is computed on: boxes are foreground from IoU `positive` on and background below `negative`; of an
     image's, `batch` are drawn, at most `positive_fraction` of them foreground."""
 
-    positive: Share
-    negative: Share
     batch: PositiveInt
     positive_fraction: Share
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.negative > self.positive:
-            raise ValueError(f"negative {self.negative} is above positive {self.positive}; lower it")
-        return self
 
 
 class Proposals(Settings):

@@ -33,7 +33,7 @@ class Again:
     unlike: Mapping[str, tuple[Json, Json]]
 
     def form(self) -> dict[str, Json]:
-        """For `--json`."""
+        """JSON of `bench score CAPSULE`."""
         unlike = {name: {"recorded": old, "again": new} for name, (old, new) in self.unlike.items()}
         return {"what": self.what, "key": self.key, "identical": not unlike, "unlike": unlike, "numbers": self.numbers}
 

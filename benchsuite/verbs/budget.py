@@ -90,7 +90,7 @@ class Budget:
         return [(stake, _power(stake, self.units)) for stake in self.stakes]
 
     def form(self) -> dict[str, Any]:
-        """For `--json`."""
+        """JSON of `bench plan --budget`."""
         return {
             "seconds": self.seconds,
             "estimate": round(self.estimate, 1),

@@ -85,7 +85,7 @@ class Packed:
     absent: tuple[str, ...]
 
     def form(self) -> dict[str, Json]:
-        """For `--json`."""
+        """JSON of `bench pack`."""
         return {"file": self.file.as_posix(), "jobs": self.jobs, "bytes": self.bytes, "absent": list(self.absent)}
 
 

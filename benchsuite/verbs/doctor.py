@@ -51,7 +51,7 @@ class Check:
     needed: bool = True
 
     def form(self) -> dict[str, Json]:
-        """For `--json`."""
+        """JSON of `bench doctor`."""
         return asdict(self)
 
 

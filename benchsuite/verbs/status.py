@@ -34,7 +34,7 @@ class Unfinished:
     """Since its last report."""
 
     def form(self) -> dict[str, Any]:
-        """For `--json`."""
+        """JSON of `bench status`."""
         return asdict(self)
 
 

@@ -22,7 +22,7 @@ class Kept:
     named: bool
 
     def form(self) -> dict[str, Any]:
-        """For `--json`."""
+        """JSON of `bench store list`."""
         return asdict(self)
 
 
