@@ -127,3 +127,12 @@ def from_coco(truth: Path, results: Path) -> tuple[DetectionSet, Found]:
         np.array([category_ids.index(row["category_id"]) for row in detections], np.int64),
     )
     return data, found
+
+
+def shaken(data: DetectionSet, seed: int) -> Found:
+    """Detections of some skill: the truth, shaken, with a few that meet nothing."""
+    drawn = np.random.default_rng(seed)
+    owners = np.repeat(data.image_ids, np.diff(data.offsets))
+    rows = drawn.permutation(len(owners))[: max(1, 3 * len(owners) // 4)]
+    boxes = data.boxes[rows] + drawn.normal(0, 2, (len(rows), 4))
+    return Found(owners[rows], boxes.astype(np.float32), drawn.random(len(rows)).astype(np.float32), data.labels[rows])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_train import Fakes, Killed, Tiny, context, die_at, same, solver
 from torch import Tensor, nn
+from train_cases import Fakes, Killed, Tiny, context, die_at, same, solver
 
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import InputError

@@ -6,26 +6,20 @@ import json
 import lzma
 import tarfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_cases import shaken
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from benchsuite.cli.app import app
-from benchsuite.data import truth
-from benchsuite.data.dataset import DetectionSet
-from benchsuite.data.masks import Segmentations
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.metrics.coco import CocoMasks
-from benchsuite.metrics.metric import Found
-from benchsuite.metrics.voc import Voc
 from benchsuite.pipelines.detection import Predict
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.recipe.recipe import Recipe
@@ -40,21 +34,12 @@ from benchsuite.verbs.plan import Plan, make_plan
 ROWS, SEEDS = ("baseline", "sa-1-1-1"), (0, 1)
 
 
-def found(data: DetectionSet, seed: int) -> Found:
-    """Detections of some skill: the truth, shaken, with a few that meet nothing."""
-    drawn = np.random.default_rng(seed)
-    owners = np.repeat(data.image_ids, np.diff(data.offsets))
-    rows = drawn.permutation(len(owners))[: max(1, 3 * len(owners) // 4)]
-    boxes = data.boxes[rows] + drawn.normal(0, 2, (len(rows), 4))
-    return Found(owners[rows], boxes.astype(np.float32), drawn.random(len(rows)).astype(np.float32), data.labels[rows])
-
-
 def finish(job: Job, store: Store, known: dict[str, Artifact]) -> None:
     """Do a job as a worker does, but detect without a network."""
     with store.lock(job.key) as mine, store.scratch(job.key) as folder:
         assert mine
         if isinstance(job, Predict):
-            found(job.data.open(), job.train.seed + len(job.key)).save(folder / "detections.safetensors")
+            shaken(job.data.open(), job.train.seed + len(job.key)).save(folder / "detections.safetensors")
             (folder / "job.log").write_text("detecting\n")
         else:
             inputs = {name: known[each.key] for name, each in job.inputs.items()}
@@ -348,55 +333,3 @@ def test_what_the_store_lacks_is_left_out_and_told(table: tuple[Plan, Recipe, St
     with pytest.raises(InputError, match=r"holds nothing of it at tier smoke .*; first: bench run har-table1"):
         pack(nothing, recipe, store, tmp_path / "none.tar.xz")
     assert not (tmp_path / "none.tar.xz").exists()
-
-
-# --- the truth of a split
-
-
-def scenes() -> DetectionSet:
-    sizes = np.array([[60, 80], [50, 40]], np.int32)
-    boxes = np.array([[1.25, 2, 30.1, 40], [10, 10, 39.7, 49], [0, 0, 20, 20.3]])
-    squares = [[[x0, y0, x1, y0, x1, y1, x0, y1]] for x0, y0, x1, y1 in boxes.tolist()]
-    owners = sizes[[0, 0, 1]]
-    return DetectionSet(
-        name="two scenes", classes=("cat", "dög"), image_ids=np.array([3, 2**63 + 5], np.uint64),
-        file_names=("a.jpg", "b c.jpg"), sizes=sizes, boxes=boxes, labels=np.array([1, 0, 1]),
-        areas=np.array([900.5, 800, 400]), crowd=np.array([False, True, False]),
-        difficult=np.array([False, False, True]), offsets=np.array([0, 2, 3]), category_ids=np.array([7, 90]),
-        read=lambda index: np.zeros((2, 2, 3), np.uint8), fingerprint="f", dropped=2,
-        sides=boxes[:, 2:] - boxes[:, :2], masks=lambda: Segmentations.of(squares, boxes, owners),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("masks", [False, True])
-@pytest.mark.parametrize("sides", [False, True])
-def test_truth_is_kept_to_the_bit(tmp_path: Path, masks: bool, sides: bool) -> None:
-    data = scenes() if sides else replace(scenes(), sides=None)
-    truth.keep(data, tmp_path / "t.safetensors", masks)
-    kept = truth.opened(tmp_path / "t.safetensors")
-    for name in ("name", "classes", "file_names", "fingerprint", "dropped"):
-        assert getattr(kept, name) == getattr(data, name)
-    for name in ("image_ids", "sizes", "boxes", "labels", "areas", "crowd", "difficult", "offsets", "category_ids",
-                 *(["sides"] if sides else [])):  # fmt: skip
-        assert np.array_equal(getattr(kept, name), getattr(data, name)), name
-        assert getattr(kept, name).dtype == getattr(data, name).dtype
-    assert (kept.masks is not None) == masks and (kept.sides is not None) == sides
-    detections = found(data, 0)
-    for metric in (Voc(year=2007), Voc(year=2012)):
-        assert metric.score(kept, detections) == metric.score(data, detections)
-    with pytest.raises(InputError, match="kept without images"):
-        kept.read(0)
-    if masks:
-        assert [kept.open_masks().rle(row) for row in range(3)] == [data.open_masks().rle(row) for row in range(3)]
-
-
-def test_masks_are_scored_alike(tmp_path: Path) -> None:
-    data = scenes()
-    truth.keep(data, tmp_path / "t.safetensors", True)
-    drawn = data.open_masks()
-    from benchsuite.data.masks import Packed
-
-    runs = Packed.of(drawn.rle(row)["counts"] for row in range(3))
-    detections = Found(data.image_ids[[0, 0, 1]], data.boxes, np.array([0.9, 0.8, 0.7]), data.labels, runs)
-    both = [CocoMasks().score(each, detections) for each in (data, truth.opened(tmp_path / "t.safetensors"))]
-    assert both[0] == both[1] and both[0]["AP"] == 100

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_train import Fakes, Killed, Tiny, again, context, die_at, run, same, solver
+from train_cases import Fakes, Killed, Tiny, again, context, die_at, run, same, solver
 
 from benchsuite.engine.job import Context
 from benchsuite.errors import harmless
