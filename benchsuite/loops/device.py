@@ -1,6 +1,8 @@
 """What training and prediction share: placing model and batches, precision, reading numbers, and memory."""
 
+import os
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from benchsuite.data.batch import ImageBatch
 from benchsuite.engine.job import Context
-from benchsuite.errors import BenchError, out_of_memory
+from benchsuite.errors import BenchError, InputError, out_of_memory
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 B = TypeVar("B", bound=ImageBatch)
@@ -30,6 +32,20 @@ def place(batch: B, device: str, channels_last: bool) -> B:
     if not channels_last:
         return moved
     return replace(moved, images=moved.images.contiguous(memory_format=torch.channels_last))
+
+
+def compile_parts(parts: Iterable[nn.Module], device: str) -> None:
+    """Let torch compile modules for frames of one size, in place, when they first see one.
+
+    Raises InputError where a CPU's code is asked for and torch finds no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch looks for one
+    if torch.device(device).type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"--compile: there is no C++ compiler {compiler}; install one, name it in $CXX, or leave it out"
+        )
+    for part in parts:
+        part.compile(dynamic=False)
 
 
 @contextmanager

@@ -27,7 +27,18 @@ from benchsuite.data.transforms import mixed
 from benchsuite.engine.job import Context, Progress
 from benchsuite.errors import BenchError, InputError, Interrupted
 from benchsuite.loops import checkpoint
-from benchsuite.loops.device import arithmetic, autocast, fetch, lag, limited, memory, place, place_model, tuned
+from benchsuite.loops.device import (
+    arithmetic,
+    autocast,
+    compile_parts,
+    fetch,
+    lag,
+    limited,
+    memory,
+    place,
+    place_model,
+    tuned,
+)
 from benchsuite.loops.log import Log, Means, Pace, Reading
 from benchsuite.loops.looks import Looks
 from benchsuite.loops.ranks import Alone, Values
@@ -104,8 +115,7 @@ class Run(Generic[B]):
         if context.execution.recompute:
             spare(network)
         if context.execution.compiled:
-            for part in network.static_parts():
-                part.compile(dynamic=False)
+            compile_parts(network.static_parts(), context.device)
         self.team = team or Alone()
         self.looks: Looks | None = None
         self.named = {name: value for name, value in network.named_parameters() if value.requires_grad}
