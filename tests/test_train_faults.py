@@ -13,7 +13,8 @@ from benchsuite.data.batch import Batch
 from benchsuite.engine.job import Progress
 from benchsuite.errors import BenchError
 from benchsuite.loops import train as training
-from benchsuite.loops.train import train
+from benchsuite.loops.train import Run, train
+from benchsuite.models import memory
 
 
 def test_not_finite_names_iteration_losses_and_cure(tmp_path: Path) -> None:
@@ -68,6 +69,18 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     train(Tiny(), Fakes(), solver(), rehearsed, 1, largest=largest)
     assert asked == [1] and same(straight, rehearsed)
+
+
+def test_a_rehearsal_takes_as_much_memory_as_a_step_in_the_midst(tmp_path: Path) -> None:
+    batch = Fakes(images=9)[0]
+    here = Run(Tiny(), solver(), context(tmp_path))
+    with memory.Alive(here.network.parameters()) as rehearsed:
+        here.rehearse(batch)
+    here.step(batch, 0)
+    momentum = memory.size(each["momentum_buffer"] for each in here.optimizer.state.values())
+    with memory.Alive(here.network.parameters()) as stepped:
+        here.step(batch, 0)
+    assert rehearsed.most >= stepped.most + momentum > stepped.most > 0
 
 
 def test_too_little_memory_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

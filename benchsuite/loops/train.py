@@ -161,10 +161,12 @@ class Run(Generic[B]):
         return self.average.module if self.average else self.network
 
     def rehearse(self, batch: B) -> None:
-        """The gradients of a batch, which are then forgotten: for what memory it takes."""
+        """The gradients of a batch, which are then forgotten: for what memory it takes, beside momentum."""
         kept = {name: value.clone() for name, value in self.network.named_buffers()}
+        momentum = [torch.empty_like(value) for value in self.named.values() if not self.optimizer.state.get(value)]
         self.backward(place(batch, self.context.device, self.solver.channels_last))
         self.optimizer.zero_grad()
+        del momentum  # the first step makes it
         with torch.no_grad():
             for name, value in self.network.named_buffers():
                 value.copy_(kept[name])
