@@ -18,6 +18,7 @@ from benchsuite.models.boxes import BoxCoder
 from benchsuite.models.default_boxes import DefaultBoxes
 from benchsuite.models.dense import DenseDetector
 from benchsuite.models.losses import Softmax
+from benchsuite.models.normed import Normed
 from benchsuite.models.postprocess import Hard, PostProcess
 from benchsuite.models.resnet import ResNet
 from benchsuite.models.ssd import SSD, Boxes513, Extra, Extras, Head, L2Norm
@@ -200,6 +201,17 @@ def test_l2norm_is_the_length_of_each_cell() -> None:
                 cell = x[image, :, row, column]
                 torch.testing.assert_close(found[0][image, :, row, column], 20 * cell / cell.square().sum().sqrt())
     torch.testing.assert_close(found[1], neck.of([x])[1]), "the next level is made of the map as it was"
+
+
+def test_a_normed_neck_gets_maps_of_one_scale() -> None:
+    neck = Normed(of=Extras(blocks=(Extra(squeeze=2, channels=3),), norm=False)).build((4, 5), (8, 16))
+    maps = [10 + 8 * torch.randn(2, 4, 8, 6), 0.1 * torch.randn(2, 5, 4, 4)]
+    levels = neck(maps)
+    for level, x in zip(levels[:2], maps, strict=True):
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+        torch.testing.assert_close(level, (x - mean) / (variance + 1e-5).sqrt())
+    assert (neck.channels, neck.strides) == ((4, 5, 3), (8, 16, 32))
+    torch.testing.assert_close(levels[2], neck.of(levels[:2])[2])
 
 
 def test_head_orders_cells_then_anchors_then_classes() -> None:
