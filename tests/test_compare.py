@@ -139,6 +139,13 @@ def test_the_other_rows_of_a_table_help_to_settle_a_claim() -> None:
     assert (alone.df, together.df) == (2, 4)
 
 
+def test_a_cell_and_a_claim_tell_the_same_of_a_difference() -> None:
+    """Else a plot shows an interval off zero whose claim the table calls not settled."""
+    rows = {"a": [30.9, 31.3, 30.9], "b": [30.0, 31.0, 30.0], "c": [30.1, 31.2, 30.1], "d": [30.4, 31.3, 30.9]}
+    (section,) = compare([table(rows, BEATS)]).sections
+    assert section.cells["b", "AP"].difference == section.claims[0].difference is not None
+
+
 def test_the_interval_of_seeds_and_images_is_wider_than_either() -> None:
     rows = {"a": [30.0, 31.0, 30.0], "b": [31.0, 32.1, 30.9]}
     together = ImagesTogether(seeds=(0, 1, 2), low=0.5, high=1.4)

@@ -35,7 +35,7 @@ Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
 class Cell:
     """One cell of the table: what was published, what was measured, and the differences to the row's baseline.
 
-    `difference` is paired over seeds. `fidelity` is given at the paper tier on the paper's data only: *reproduced*
+    `difference` is paired over seeds, with the table's shrunk deviation (`statistics.contrast`). `fidelity` is given at the paper tier on the paper's data only: *reproduced*
     where the mean is within the tolerance of the published number (half a unit of the printed decimals, plus its
     printed deviation), *within noise* where only the interval over seeds reaches it, *off* where not even that, and
     *not settled* for one seed.
@@ -219,8 +219,14 @@ def _cell(results: Results, row: RowRecord, column: Column) -> Cell:
     difference = None
     if cell.published is not None and other is not None:
         difference = round(cell.published - other, max(column.decimals, 0) + 6)
-    pairs = differences(results.values(row.id, column.id), results.values(row.baseline, column.id))
-    return replace(cell, published_difference=difference, difference=summarise(list(pairs.values())))
+    found = _contrast(results, column.id, row.id, row.baseline)
+    return replace(cell, published_difference=difference, difference=found[0] if found else None)
+
+
+def _contrast(results: Results, column: str, first: str, second: str) -> tuple[Summary, float] | None:
+    """`first` minus `second`, and its degrees of freedom: the same for a cell and for a claim."""
+    rows = dict.fromkeys([first, second, *(row.id for row in _own(results))])
+    return contrast({row: results.values(row, column) for row in rows}, first, second)
 
 
 def _fidelity(results: Results, cell: Cell, column: Column) -> Fidelity | None:
@@ -256,7 +262,7 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
-    found = contrast({row.id: results.values(row.id, claim.on) for row in _own(results)}, first, second)
+    found = _contrast(results, claim.on, first, second)
     verdict = ClaimVerdict(claim, _text(results, claim), "not settled", found[0] if found else None)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")

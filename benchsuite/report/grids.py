@@ -202,7 +202,7 @@ def _differences(section: Section) -> Grid:
         ]
     title = f"Differences to {results.row(baselines[0]).name}" if len(baselines) == 1 else "Differences"
     several = any(cell.difference and cell.difference.n > 1 for cell in section.cells.values())
-    note = "± is half the 95 % interval (Student's t), paired over seeds."
+    note = "± is half the 95 % interval, paired over seeds, variances of rows drawn towards the table's."
     return Grid(
         title=f"{title} ({results.tier}, {results.data.name})",
         head=("", "", *(label(column) for column in results.columns)),
