@@ -35,10 +35,10 @@ Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
 class Cell:
     """One cell of the table: what was published, what was measured, and the differences to the row's baseline.
 
-    `difference` is paired over seeds, with the table's shrunk deviation (`statistics.contrast`). `fidelity` is given at the paper tier on the paper's data only: *reproduced*
-    where the mean is within the tolerance of the published number (half a unit of the printed decimals, plus its
-    printed deviation), *within noise* where only the interval over seeds reaches it, *off* where not even that, and
-    *not settled* for one seed.
+    `difference` is paired over seeds, with the table's shrunk deviation (`statistics.contrast`). `fidelity` is given at
+    the paper tier on the paper's data only: *reproduced* where the mean is within the tolerance of the published number
+    (half a unit of the printed decimals, plus its printed deviation), *within noise* where only the interval over seeds
+    reaches it, *off* where not even that, and *not settled* for one seed.
     """
 
     published: float | None = None
