@@ -270,6 +270,18 @@ def test_what_is_not_another_tier_of_the_table_is_not(change: dict[str, str]) ->
     assert compare([table(ROWS, BEATS), other]).form()["tiers"] == []
 
 
+@pytest.mark.parametrize(("paper", "beside"), [(0.5, False), (-0.2, True), (2.5, True), (None, False)])
+def test_a_claim_says_whether_the_papers_difference_can_be(paper: float | None, beside: bool) -> None:
+    """Not settled is not all that seeds say: a gain of the paper's size may be out of question."""
+    published = {"a": 30.0, **({} if paper is None else {"b": 30.0 + paper})}
+    comparison = compare([table({"a": [30.0, 31.0, 30.0], "b": [30.5, 31.4, 30.9]}, BEATS, published=published)])
+    (found,) = comparison.sections[0].claims
+    assert found.beside == beside
+    assert comparison.form()["sections"][0]["claims"][0]["published"] == pytest.approx(paper)
+    (grid,) = (grid for grid in grids(comparison) if grid.title.startswith("Claims"))
+    assert ("lies outside" in grid.lines[0][4]) == beside
+
+
 def test_every_settled_or_open_claim_says_what_could_have_been_seen() -> None:
     """In text, Markdown and JSON, with the bound of equivalence where rows are said to be close."""
     close = ClaimRecord(close="c", to="a", within=0.3, on="AP")

@@ -56,12 +56,13 @@ class ClaimVerdict:
     `difference` has the table's shrunk deviation, with `df` degrees of freedom (`statistics.contrast`). `detectable` is
     the distance from the claim's bound that these seeds would have settled, and `equivalent_within`, for a claim that
     two rows are close, the smallest bound within which these seeds show them. `both` is the 95 % interval over seeds
-    and images.
+    and images, `published` the paper's difference.
     """
 
     claim: ClaimRecord
     text: str
     verdict: Verdict
+    published: float | None = None
     difference: Summary | None = None
     p: float | None = None
     df: float | None = None
@@ -70,6 +71,14 @@ class ClaimVerdict:
     equivalent_within: float | None = None
     both: tuple[float, float] | None = None
     note: str = ""
+
+    @property
+    def beside(self) -> bool:
+        """Whether the paper's difference lies outside the 95 % interval of ours."""
+        found = self.difference
+        if self.published is None or found is None or found.low is None or found.high is None:
+            return False
+        return not found.low <= self.published <= found.high
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,9 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
     found = _contrast(results, claim.on, first, second)
-    verdict = ClaimVerdict(claim, _text(results, claim), "not settled", found[0] if found else None)
+    printed = [published_value(results.row(row).published.get(claim.on)) for row in claim.rows]
+    published = None if printed[0] is None or printed[1] is None else printed[0] - printed[1]
+    verdict = ClaimVerdict(claim, _text(results, claim), "not settled", published, found[0] if found else None)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")
     if found is None:
@@ -347,7 +358,7 @@ def _section_form(section: Section) -> dict[str, Any]:
             {**claim.claim.model_dump(), "text": claim.text, "verdict": claim.verdict, "p": claim.p,
              "df": claim.df, "level": claim.level, "detectable": claim.detectable,
              "equivalent_within": claim.equivalent_within, "both": claim.both,
-             "note": claim.note,
+             "published": claim.published, "note": claim.note,
              "difference": asdict(claim.difference) if claim.difference else None}
             for claim in section.claims
         ],

@@ -88,6 +88,7 @@ class ClaimForm(_Form):
     detectable  the distance from the bound that these seeds would have settled
     equivalent_within  the smallest bound within which they show two rows claimed to be close
     both        the 95 % interval of the difference over seeds and images
+    published   the paper's difference
     """
 
     on: str
@@ -109,6 +110,7 @@ class ClaimForm(_Form):
     images: tuple[ImagesForm, ...]
     images_together: TogetherForm | None
     both: tuple[float, float] | None
+    published: float | None
     note: str
 
 

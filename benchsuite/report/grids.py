@@ -214,13 +214,8 @@ def _differences(section: Section) -> Grid:
 
 def _claims(section: Section, group: Sequence[Section]) -> Grid:
     results = section.results
-    # One digit more than the paper prints: an interval is read against a bound.
-    decimals = {column.id: column.decimals + 1 for column in results.columns}
-    lines = tuple(
-        (claim.text, claim.verdict, _paper_difference(section, claim),
-         with_interval(claim.difference, decimals[claim.claim.on]), _claim_note(claim, decimals[claim.claim.on]))
-        for claim in section.claims
-    )  # fmt: skip
+    columns = {column.id: column.decimals for column in results.columns}
+    lines = tuple(_claim(claim, columns[claim.claim.on]) for claim in section.claims)
     together = "" if len(lines) < 2 else "; the claims of the table share that error rate (Holm)"
     return Grid(
         title=f"Claims ({results.tier}, {results.data.name})",
@@ -284,19 +279,12 @@ def _foreign_cell(found: ForeignDifference | None, decimals: int) -> str:
     return f"{signed(found.difference.mean, decimals)} [{low}, {high}]"
 
 
-def _paper_difference(section: Section, claim: ClaimVerdict) -> str:
-    first, second = (section.cells[row_id, claim.claim.on].published for row_id in claim.claim.rows)
-    decimals = {column.id: column.decimals for column in section.results.columns}[claim.claim.on]
-    return signed(None if first is None or second is None else first - second, decimals)
-
-
-def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
-    images = [
-        f"seed {image.seed} {signed(image.difference, decimals)} "
-        f"[{signed(image.low, decimals)}, {signed(image.high, decimals)}]"
-        for image in claim.claim.images
-    ]
+def _claim(claim: ClaimVerdict, printed: int) -> tuple[str, ...]:
+    """A line of the claims' table; the paper prints so many decimals."""
+    paper, decimals = signed(claim.published, printed), printed + 1  # an interval is read against a bound
     parts = [claim.note]
+    if claim.beside:
+        parts.append(f"the paper's {paper} lies outside")
     if claim.detectable:
         parts.append(f"could have seen {number(claim.detectable, decimals)}")
     if claim.equivalent_within is not None:
@@ -304,9 +292,15 @@ def _claim_note(claim: ClaimVerdict, decimals: int) -> str:
     if claim.both is not None:
         low, high = (signed(side, decimals) for side in claim.both)
         parts.append(f"over seeds and images [{low}, {high}]")
+    images = [
+        f"seed {image.seed} {signed(image.difference, decimals)} "
+        f"[{signed(image.low, decimals)}, {signed(image.high, decimals)}]"
+        for image in claim.claim.images
+    ]
     if images:
         parts.append(f"over images: {', '.join(images)}")
-    return "; ".join(filter(None, parts))
+    remark = "; ".join(filter(None, parts))
+    return claim.text, claim.verdict, paper, with_interval(claim.difference, decimals), remark
 
 
 def _side_by_side(group: Sequence[Section]) -> Iterable[Grid]:
