@@ -280,6 +280,8 @@ def test_a_claim_says_whether_the_papers_difference_can_be(paper: float | None, 
     assert comparison.form()["sections"][0]["claims"][0]["published"] == pytest.approx(paper)
     (grid,) = (grid for grid in grids(comparison) if grid.title.startswith("Claims"))
     assert ("lies outside" in grid.lines[0][4]) == beside
+    (same,) = compare([table({"a": [0.0, 0.0], "b": [0.0, 0.0]}, BEATS, published={"a": 1, "b": 3})]).sections[0].claims
+    assert not same.beside
 
 
 def test_every_settled_or_open_claim_says_what_could_have_been_seen() -> None:

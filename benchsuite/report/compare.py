@@ -74,11 +74,11 @@ class ClaimVerdict:
 
     @property
     def beside(self) -> bool:
-        """Whether the paper's difference lies outside the 95 % interval of ours."""
+        """Whether the paper's difference lies outside the 95 % interval of ours; one without width tells nothing."""
         found = self.difference
         if self.published is None or found is None or found.low is None or found.high is None:
             return False
-        return not found.low <= self.published <= found.high
+        return found.low < found.high and not found.low <= self.published <= found.high
 
 
 @dataclass(frozen=True)
