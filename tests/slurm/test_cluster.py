@@ -4,6 +4,7 @@ Needs Debian's slurmctld, slurmd, slurm-client and munge, and root; skipped wher
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ CHANGES = (
 SMALL = ("--checkpoint-every", "5", *(word for change in CHANGES for word in ("--set", change)))
 QUICK = ("har-table1", "--rows", "baseline,sa-1-1-1", *SMALL, "--set", "solver.iterations=60")
 LONGER = ("har-table1", "--rows", "baseline", *SMALL, "--set", "solver.iterations=300")
-TIME_TO_STOP = 20  # seconds before its limit a worker leaves checkpoints: 15, and some
+TIME_TO_STOP = 18  # seconds of each minute of its limit, before whose end a worker leaves checkpoints: 15, and some
 SECONDS = 600
 
 pytestmark = [
@@ -92,7 +93,7 @@ class Bench:
         content = json.loads((self.folder / "results" / f"{name}.smoke.json").read_text())
         return {row["id"]: (row.get("measured"), row.get("keys")) for row in content["rows"]}
 
-    def halt_training(self, array: str) -> None:
+    def halt_training(self, array: str, time_to_stop: float) -> None:
         """Stop the process that trains (SIGSTOP), once there is a checkpoint and well before its worker's limit."""
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
@@ -100,7 +101,7 @@ class Bench:
             workers = subprocess.run(asked, env=self.environment, capture_output=True, text=True).stdout.split()
             for kept in (self.folder / "runs" / "partial").glob("*/checkpoint.safetensors"):
                 training = holders(self.folder / "runs" / "locks" / kept.parent.name)
-                if training and min((left(worker) for worker in workers), default=0) > TIME_TO_STOP:
+                if training and min((left(worker) for worker in workers), default=0) > time_to_stop:
                     for pid in training:
                         os.kill(pid, signal.SIGSTOP)
                     return
@@ -140,6 +141,11 @@ def steps_killed(bench: Bench, array: str) -> None:
     subprocess.run(["scancel", "--signal=KILL", "--full", array], env=bench.environment, check=True)
 
 
+def preempted(bench: Bench, array: str) -> None:
+    """Ended for somebody else's job, where the cluster queues such jobs again."""
+    subprocess.run(["scontrol", "requeue", array], env=bench.environment, check=True)
+
+
 def daemon_killed(bench: Bench, array: str) -> None:
     """Slurm takes the node for lost and queues its worker again, while that goes on beside it, unknown to Slurm."""
     pid = Path(bench.environment["SLURM_CONF"]).with_name("slurmd-bench2.pid")
@@ -155,7 +161,7 @@ def daemon_killed(bench: Bench, array: str) -> None:
     subprocess.run(["slurmd", "-N", "bench2", "-c"], env=bench.environment, check=True)
 
 
-@pytest.mark.parametrize("fault", [cancelled, steps_killed, daemon_killed])
+@pytest.mark.parametrize("fault", [cancelled, steps_killed, preempted, daemon_killed])
 def test_after_a_fault_one_more_run_ends_in_the_same_results(
     fault: Callable[[Bench, str], None], cluster: dict[str, str], local: Bench, tmp_path: Path
 ) -> None:
@@ -186,17 +192,20 @@ def test_a_limit_of_one_minute_is_survived(
 ) -> None:
     """A worker leaves a checkpoint before its limit, is queued again, and goes on.
 
-    However fast the machine, the limit comes first: the training is stopped until its worker is told of the limit.
+    However fast the machine, the limit comes first: the training is stopped until its worker is told of the limit. And
+    however slow, it begins before: the limit is of more minutes where one would go by with starting.
     """
     monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
     here, there = Bench(tmp_path / "here", cluster), Bench(tmp_path / "there", cluster)
-    array = there.submit("run", *LONGER, "--time", "1")
-    there.halt_training(array)
+    began = time.monotonic()
+    here("run", *LONGER)
+    minutes = math.ceil(1.5 * (time.monotonic() - began) / 60)
+    array = there.submit("run", *LONGER, "--time", str(minutes))
+    there.halt_training(array, minutes * TIME_TO_STOP)
     assert not there.weights()
     there.wait(array)
     logs = "".join(file.read_text() for file in (there.folder / "runs" / "slurm").glob("*_log.*"))
     assert "timed-out" in logs, "the limit came before the end"
     assert there.weights(), "and the end all the same, without another run"
-    here("run", *LONGER)
     there("run", *LONGER)
     assert there.weights() == here.weights() and there.rows("har-table1") == here.rows("har-table1")
