@@ -18,7 +18,7 @@ from multiprocessing import forkserver, process, resource_tracker, util
 from pathlib import Path
 from typing import NoReturn
 
-from benchsuite import entry
+from benchsuite.cli import entry
 
 COLD = "from benchsuite.cli.entry import main; main()"
 PATIENCE = 60.0  # seconds after which a start hangs

@@ -31,6 +31,7 @@ OF_THE_STORE = (
     "kill-run", "kill-worker", "kill-server", "kill-loader", "signal-run", "end-worker", "stop-and-wake",
     "stop-and-interrupt", "two-runs", "full-disk", "limit-of-a-file", "read-only-store", "damaged-artifact",
     "damaged-checkpoint", "damaged-log", "damaged-cache", "in-a-files-place", "deleted-meanwhile",
+    "kill-rank", "stop-rank", "kill-run-of-ranks",
 )  # fmt: skip
 """Kinds of processes and of the store; the others are of what the program is given."""
 
@@ -123,6 +124,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     import fault_inputs  # noqa: F401  (registers its kinds)
+    import fault_ranks  # noqa: F401
 
     if os.environ.get("PYTHONHASHSEED") != "0":  # as the server would be started
         os.environ |= SERVER_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
