@@ -8,7 +8,8 @@ from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.report.gathered import assd_speed_accuracy
-from benchsuite.report.results import DataRecord, Measured, Results, RowRecord, save
+from benchsuite.report.results import DataRecord, Measured, Results, RowRecord
+from benchsuite.report.saving import save
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from benchsuite.errors import InputError
 from benchsuite.pipelines.detection import Predict
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.recipe.recipe import Recipe
-from benchsuite.report.results import save
+from benchsuite.report.saving import save
 from benchsuite.settings import content_key
 from benchsuite.verbs import again, archive
 from benchsuite.verbs.again import count_again

@@ -11,7 +11,8 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered.cat_collafactors import SOURCES, gather
-from benchsuite.report.results import DataRecord, Results, RowRecord, save
+from benchsuite.report.results import DataRecord, Results, RowRecord
+from benchsuite.report.saving import save
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import ClaimVerdict, compare
 from benchsuite.report.grids import grids
-from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load, save
+from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load
+from benchsuite.report.saving import save
 from benchsuite.report.tables import markdown
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
@@ -218,6 +219,8 @@ def test_a_claim_is_said_in_one_way_by_id_or_by_label() -> None:
     assert claim.sentence("B-Net", "A-Net", "mask AP") == "B-Net beats A-Net on mask AP by more than 0.5"
     close = ClaimRecord(close="b", to="a", within=0.25, on="AP")
     assert close.sentence(column="box AP") == "b is within 0.25 of a on box AP"
+    both = table({"a": [30.0], "b": [31.0]}, claim, close)
+    assert [each.text for each in compare([both]).sections[0].claims] == [claim.sentence(), close.sentence()]
 
 
 def test_failed_only_where_a_claim_fails() -> None:

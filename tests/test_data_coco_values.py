@@ -11,6 +11,7 @@ from data_cases import TOY, damaged, one_line, toy
 
 from benchsuite.data.batches import EvalBatches, Samples
 from benchsuite.data.coco import File
+from benchsuite.data.dataset import index_of
 from benchsuite.data.subset import take
 from benchsuite.data.transforms import Fixed
 from benchsuite.data.verify import Report, verify
@@ -47,6 +48,14 @@ def test_ids_of_64_bits_are_told_apart(tmp_path: Path, first: int, metric: Metri
     moved = data.boxes + np.array([[0, 0, 0, 0], [30, 0, 30, 0]])
     swapped = Found(data.image_ids, moved, perfect.scores, data.labels)
     assert metric.score(data, swapped)["AP50"] == pytest.approx(50, abs=5)
+
+
+def test_signed_ids_are_found_among_unsigned_ones() -> None:
+    """Which numpy compares as float64, where 2^53 and 2^53 + 1 are one."""
+    near = [2**53, 2**53 + 1]
+    unsigned, signed = np.array([*near, 2**63 + 1], np.uint64), np.array([-1, *near], np.int64)
+    assert index_of(signed, unsigned).tolist() == [-1, 0, 1]
+    assert index_of(unsigned, signed).tolist() == [1, 2, -1]
 
 
 def test_ids_in_batches_and_subsets(tmp_path: Path) -> None:

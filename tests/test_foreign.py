@@ -16,7 +16,8 @@ from benchsuite.metrics.metric import Found
 from benchsuite.pipelines.detection import Detection
 from benchsuite.report.compare import compare
 from benchsuite.report.grids import section_grids
-from benchsuite.report.results import Results, load, merged, save
+from benchsuite.report.results import Results, load
+from benchsuite.report.saving import merged, save
 from benchsuite.verbs.again import count_again
 from benchsuite.verbs.capsule import opened as opened_capsule
 from benchsuite.verbs.capsule import pack, unpack

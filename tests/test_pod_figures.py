@@ -10,7 +10,8 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.report import gathered
 from benchsuite.report.gathered import pod_scales, pod_speed_accuracy, pod_transfer
-from benchsuite.report.results import DataRecord, Measured, Results, RowRecord, save
+from benchsuite.report.results import DataRecord, Measured, Results, RowRecord
+from benchsuite.report.saving import save
 
 LAYERS = ("R31", "R32", "R46")
 

@@ -17,11 +17,9 @@ from benchsuite.report.results import (
     Measured,
     Results,
     load,
-    merged,
-    save,
     to_frame,
-    unlike,
 )
+from benchsuite.report.saving import merged, save, unlike
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 
@@ -270,7 +268,8 @@ def test_a_claim_about_an_unknown_row_is_refused(stored: Results) -> None:
 def test_only_one_run_at_a_time_merges_into_a_file(tmp_path: Path) -> None:
     """Each of several processes adds its own seed; all are there afterwards."""
     code = (
-        "import sys; from pathlib import Path; from benchsuite.report.results import Measured, load, save\n"
+        "import sys; from pathlib import Path; from benchsuite.report.results import Measured, load\n"
+        "from benchsuite.report.saving import save\n"
         f"stored, seed = load(Path({str(STORED)!r})), int(sys.argv[1])\n"
         "row = stored.row('baseline').model_copy(update={'measured': {'AP': Measured.of([float(seed)])}})\n"
         "rows = tuple(row if each.id == row.id else each.model_copy(update={'measured': {}}) for each in stored.rows)\n"

@@ -21,7 +21,8 @@ from benchsuite.report import figures
 from benchsuite.report.compare import compare
 from benchsuite.report.draw import save_figure
 from benchsuite.report.pictures import Boxes, Picture, detections
-from benchsuite.report.results import Results, load, require_place, save
+from benchsuite.report.results import Results, load
+from benchsuite.report.saving import require_place, save
 from benchsuite.report.tables import as_csv, latex, markdown, render
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"

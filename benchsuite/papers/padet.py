@@ -4,7 +4,7 @@ arXiv 1908.03295.
     sec. 3, fig. 3         padet_decoder.py; the anchors: SCALES, RATIOS and models/default_boxes.py
     sec. 3 "… Matching"    models/matcher.py OneToOne, padet_matching.py
     sec. 3.1               Scoring (APM_C), Adjustment (APM_R), Apm; the θ-rule: padet_matching.py drop
-    sec. 3.2, fig. 5       Implicit, Explicit, Disentangled; Fam
+    sec. 3.2, fig. 5       Implicit, Explicit, Disentangled; padet_alignment.py Fam
     sec. 3.3               LevelHead, PADet, PADetDetector (loss, inference)
     fig. 1, 2, 4           padet_matching.py Counts, padet_maps.py
 
@@ -24,7 +24,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchvision.ops import deform_conv2d
 from typing_extensions import override
 
 from benchsuite.data.batch import Batch
@@ -39,12 +38,10 @@ from benchsuite.models.matcher import IGNORED, Assignment, OneToOne
 from benchsuite.models.normalise import Normalise
 from benchsuite.models.postprocess import Candidates, PostProcess
 from benchsuite.models.vgg import Vgg
+from benchsuite.papers.padet_alignment import KERNEL, DisentangledOffsets, ExplicitOffsets, Fam, ImplicitOffsets, Read
 from benchsuite.papers.padet_decoder import EncoderDecoder, cbr, msra
 from benchsuite.papers.padet_matching import Counts, Matched, drop, match
 from benchsuite.settings import Part, Settings, Switch
-
-KERNEL = 9
-"""K of section 3.2: the points of a 3×3 kernel."""
 
 SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 RATIOS = ((2.0, 3.0),) * 4 + ((2.0,),) * 2
@@ -126,7 +123,7 @@ class Implicit(Offsets):
     guided: ClassVar[bool] = False
 
     @override
-    def build(self, channels: int, anchors: int) -> "ImplicitOffsets":
+    def build(self, channels: int, anchors: int) -> ImplicitOffsets:
         return ImplicitOffsets(self.conv(channels, 2 * KERNEL, 3))
 
 
@@ -137,101 +134,25 @@ class Guided(Offsets):
     kernel: Literal[1, 3] = 1
     detach: bool = False
 
-    def split(self, adjusted: Tensor) -> tuple[Tensor, Tensor]:
-        """X_l and X_s [B, 2A, H, W] of x [B, 4A, H, W], whose channels are (dx, dy, dw, dh) of each anchor."""
-        read = adjusted.detach() if self.detach else adjusted
-        of_anchors = read.view(len(read), -1, 4, *read.shape[2:])
-        return of_anchors[:, :, :2].flatten(1, 2), of_anchors[:, :, 2:].flatten(1, 2)
-
 
 class Explicit(Guided):
     """(b) ΔD = F(X_l), F(X_s) or F(X_l; X_s): one convolution of one part of x, or of both."""
 
-    of: Literal["location", "shape", "both"] = "both"
+    of: Read = "both"
 
     @override
-    def build(self, channels: int, anchors: int) -> "ExplicitOffsets":
-        return ExplicitOffsets(self, anchors)
+    def build(self, channels: int, anchors: int) -> ExplicitOffsets:
+        read = (4 if self.of == "both" else 2) * anchors
+        return ExplicitOffsets(self.conv(read, 2 * KERNEL, self.kernel), self.of, self.detach)
 
 
 class Disentangled(Guided):
     """(c) ΔD = c + Δs = F(X_l) + G(X_s): where the kernel is, and its points about there."""
 
     @override
-    def build(self, channels: int, anchors: int) -> "DisentangledOffsets":
-        return DisentangledOffsets(self, anchors)
-
-
-class ImplicitOffsets(nn.Module):
-    """F(X)."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    @override
-    def forward(self, features: Tensor, adjusted: Tensor | None) -> Tensor:
-        offsets: Tensor = self.conv(features)
-        return offsets
-
-
-class ExplicitOffsets(nn.Module):
-    """F(X_l), F(X_s) or F(X_l; X_s)."""
-
-    def __init__(self, settings: Explicit, anchors: int) -> None:
-        super().__init__()
-        self.settings = settings
-        self.conv = settings.conv((4 if settings.of == "both" else 2) * anchors, 2 * KERNEL, settings.kernel)
-
-    @override
-    def forward(self, features: Tensor, adjusted: Tensor) -> Tensor:
-        location, shape = self.settings.split(adjusted)
-        read = {"location": location, "shape": shape}.get(self.settings.of)
-        offsets: Tensor = self.conv(torch.cat((location, shape), dim=1) if read is None else read)
-        return offsets
-
-
-class DisentangledOffsets(nn.Module):
-    """F(X_l) + G(X_s)."""
-
-    def __init__(self, settings: Disentangled, anchors: int) -> None:
-        super().__init__()
-        self.settings = settings
-        self.location = settings.conv(2 * anchors, 2, settings.kernel)
-        self.shape = settings.conv(2 * anchors, 2 * KERNEL, settings.kernel)
-
-    @override
-    def forward(self, features: Tensor, adjusted: Tensor) -> Tensor:
-        location, shape = self.settings.split(adjusted)
-        # c, "shared by all the filter kernels", is a vector (dy, dx); repeated whole, point by point.
-        offsets: Tensor = self.location(location).repeat(1, KERNEL, 1, 1) + self.shape(shape)
-        return offsets
-
-
-class Fam(nn.Module):
-    """ReLU(BN(conv(X, ΔD))), a deformable 3×3 convolution (Dai et al. 2017); an ordinary one without offsets."""
-
-    def __init__(self, channels: int, offsets: nn.Module | None) -> None:
-        super().__init__()
-        self.conv = msra(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
-        self.norm = nn.BatchNorm2d(channels)
-        self.offsets = offsets
-
-    @override
-    def forward(self, features: Tensor, adjusted: Tensor | None) -> Tensor:
-        """[B, C, H, W] of features alike and x [B, 4A, H, W], which may be None where the offsets do not want it."""
-        aligned = (
-            self.conv(features) if self.offsets is None else self.moved(features, self.offsets(features, adjusted))
-        )
-        out: Tensor = self.norm(aligned).relu()
-        return out
-
-    def moved(self, features: Tensor, offsets: Tensor) -> Tensor:
-        """The convolution at points moved by offsets [B, 2K, H, W]."""
-        # There is no such kernel in bfloat16; autocast does not know the meta device, on which costs are counted.
-        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
-            aligned: Tensor = deform_conv2d(features.float(), offsets.float(), self.conv.weight.float(), padding=1)
-        return aligned
+    def build(self, channels: int, anchors: int) -> DisentangledOffsets:
+        location = self.conv(2 * anchors, 2, self.kernel)
+        return DisentangledOffsets(location, self.conv(2 * anchors, 2 * KERNEL, self.kernel), self.detach)
 
 
 # Section 3.3: detection head, loss, inference

@@ -28,7 +28,8 @@ from benchsuite.metrics.metric import Metric
 from benchsuite.pipelines.detection import Detection, Score
 from benchsuite.pipelines.steps import Training
 from benchsuite.recipe.recipe import Recipe
-from benchsuite.report.results import Key, Results, RowRecord, Tier, load, require_place, save
+from benchsuite.report.results import Key, Results, RowRecord, Tier, load
+from benchsuite.report.saving import require_place, save
 from benchsuite.settings import Json, Strict, canonical, content_key, walk
 from benchsuite.verbs.archive import reading, write
 from benchsuite.verbs.collect import collect

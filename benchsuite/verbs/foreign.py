@@ -25,7 +25,8 @@ from benchsuite.pipelines.detection import Detecting, Detection, Resample, Score
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.steps import read_draws
 from benchsuite.recipe.recipe import Column
-from benchsuite.report.results import Against, ForeignFile, ForeignRecord, Measured, Results, RowRecord, file_of, load
+from benchsuite.report.results import Against, ForeignFile, ForeignRecord, Measured, Results, RowRecord, load
+from benchsuite.report.saving import file_of
 from benchsuite.settings import content_key, flat_errors
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan

@@ -13,7 +13,8 @@ from benchsuite.engine.schedule import Outcome, run_jobs
 from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.pipelines.steps import Evaluation, Scoring, Training
-from benchsuite.report.results import Results, load, require_place, save
+from benchsuite.report.results import Results, load
+from benchsuite.report.saving import require_place, save
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan, require_all
 
