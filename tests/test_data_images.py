@@ -1,5 +1,6 @@
 import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_transparent_palettes_are_read_without_a_warning(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(read_image(tmp_path / "p.png")[..., 0], RAMP)
+
+
+def test_what_pillow_warns_of_is_not_printed(tmp_path: Path) -> None:
+    """Of an image with many pixels, here more than 200: `examined` tells of it, by name."""
+    GREY.save(tmp_path / "many.png")
+    code = (
+        "import sys; from pathlib import Path; import PIL.Image; PIL.Image.MAX_IMAGE_PIXELS = 200\n"
+        f"from benchsuite.data.images import read_image; print(read_image(Path({str(tmp_path / 'many.png')!r})).size)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == (f"{3 * GREY.width * GREY.height}\n", "")
 
 
 @pytest.mark.parametrize(

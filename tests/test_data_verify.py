@@ -1,8 +1,9 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from data_cases import KIT, SHARED, TOY, copy, shared, toy
+from data_cases import KIT, SHARED, TOY, copy, damaged, shared, toy
 
 from benchsuite.data.generated import Generated
 from benchsuite.data.locate import open_folder
@@ -46,6 +47,18 @@ def test_everything_wrong_is_listed(tmp_path: Path) -> None:
     assert len(lines) == 8
     assert all("\n" not in line and str(tmp_path) not in line for line in lines)
     assert report.problems["undecodable images"][0].startswith("b.png: ")
+
+
+def test_masks_are_looked_at(tmp_path: Path) -> None:
+    def cut(content: dict[str, Any]) -> None:
+        square = [1, 1, 9, 1, 9, 9]
+        for box in content["annotations"]:
+            box["segmentation"] = [square if box["id"] != 2 else square[:4]]
+
+    report = verify(damaged(tmp_path, cut))
+    assert report.problems == {
+        "masks": ["annotation 2 has a polygon of 2 points, which needs three; correct or remove it"]
+    }
 
 
 def test_devkit(tmp_path: Path) -> None:

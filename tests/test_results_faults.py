@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ LABELS = [
     "US$_x$_1",
     "$",
     r"\$\frac{",
+    r"$\frac{$",
     NASTY,
     "_hidden",
     "x" * 200_000,
@@ -81,7 +83,7 @@ def test_labels_are_text_wherever_they_are_shown(text: str, file: Path, capsys: 
 def test_labels_are_text_in_figures(text: str, name: str, file: Path) -> None:
     figure = figures.draw(name, Results.model_validate(labelled(text)))
     save_figure(figure, file.with_suffix(".svg"))
-    drawn = file.with_suffix(".svg").read_text()
+    drawn = re.sub(r"<!--.*?-->", "", file.with_suffix(".svg").read_text(), flags=re.DOTALL)  # which repeat any text
     assert len(drawn) < 2_000_000
     if text == "US$_x$_1":
         assert "US$_x$_1" in drawn

@@ -160,8 +160,9 @@ def test_results_that_cannot_be_written(data: Path, capsys: pytest.CaptureFixtur
     said = failure(capsys, *RUN, "--data", data, "--rows", "baseline")
     assert "results" in said
     assert "--out" in said
+    assert not list(Path().rglob("artifact.json")), "told before anything is trained"
     Path("results").unlink()
-    assert bench(*RUN, "--data", data, "--rows", "baseline") == 0  # what was finished is still there
+    assert bench(*RUN, "--data", data, "--rows", "baseline") == 0
 
 
 def test_a_failing_row_does_not_stop_the_others(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
