@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchsuite.data.split import Data
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, MissingData
 
 Rle: TypeAlias = dict[str, Any]  # COCO's run lengths, compressed: {"size": [H, W], "counts": bytes}
 LEAST = 0.01  # pixels across a box that has area: in float32 the edges of a thinner one may meet
@@ -154,3 +155,10 @@ class DetectionData(Data):
     def has_masks(self) -> bool:
         """Whether what `open` gives has masks, told without opening it; MissingData where it is not here."""
         return False
+
+
+def require_masks(data: DetectionData) -> None:
+    """InputError where a split is here and has no masks."""
+    with suppress(MissingData):
+        if not data.has_masks():
+            raise no_masks(data.name)

@@ -3,20 +3,19 @@
 import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, ClassVar
 
 from pydantic import Field
 from typing_extensions import override
 
 from benchsuite.data.batches import Batches, EvalBatches, largest_frame, trainable_images
-from benchsuite.data.dataset import DetectionData, DetectionSet, no_masks
+from benchsuite.data.dataset import DetectionData, DetectionSet, require_masks
 from benchsuite.data.split import opened, require_same_classes
 from benchsuite.data.subset import DetectionSplits
 from benchsuite.data.transforms import Augment, Fixed, Input
 from benchsuite.engine.environment import device_name
 from benchsuite.engine.job import Artifact, Context, Job
-from benchsuite.errors import BenchError, InputError, MissingData
+from benchsuite.errors import BenchError, InputError
 from benchsuite.loops.checkpoint import load_weights
 from benchsuite.loops.evaluate import Pass
 from benchsuite.loops.predict import predict
@@ -286,13 +285,6 @@ class Time(Job):
         batches = EvalBatches(data, self.input, self.timing.batch, context.cache)
         whole = min(self.timing.repeats, len(data) // self.timing.batch)
         time_detector(detector, [batches[number] for number in range(whole)], self.post, self.timing, context)
-
-
-def require_masks(data: DetectionData) -> None:
-    """InputError where a split is here and has no masks."""
-    with suppress(MissingData):
-        if not data.has_masks():
-            raise no_masks(data.name)
 
 
 class Detection(Pipeline):
