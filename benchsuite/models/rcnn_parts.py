@@ -187,7 +187,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]  # torchvisi
         box_loss = self.box_loss.sum(deltas[positive], torch.cat(targets)[positive])
         logits, wanted = objectness.flatten()[drawn], torch.cat(labels)[drawn]
         count = normaliser(len(drawn))
-        return binary_cross_entropy_with_logits(logits, wanted) * (len(drawn) / count), box_loss / count
+        return binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / count, box_loss / count
 
 
 class RoiAlign(nn.Module):
