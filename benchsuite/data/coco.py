@@ -1,5 +1,6 @@
 """COCO (Lin et al. 2014) and anything in its format: one JSON of images, categories and annotations, beside images."""
 
+from abc import abstractmethod
 from pathlib import Path
 
 from pydantic import Field
@@ -26,7 +27,30 @@ CLASSES = (
 SAME_AS = {"trainval35k": "train2017", "minival": "val2017"}
 
 
-class Coco(DetectionData):
+class InCocoFormat(DetectionData):
+    """Images and the annotation file that is of them."""
+
+    @abstractmethod
+    def raw(self) -> Raw:
+        """The annotations as written; InputError where the file is not in COCO's format."""
+
+    @abstractmethod
+    def _found(self) -> tuple[Path, Path]: ...
+
+    def fingerprint(self) -> str:
+        """Hash of the annotation file and the names and sizes of its images."""
+        return file_fingerprint(*self._found())
+
+    def has_masks(self) -> bool:
+        """Whether an annotation has a segmentation."""
+        return segmented(self._found()[0])
+
+    @override
+    def open(self) -> DetectionSet:
+        return checked(self.raw())
+
+
+class Coco(InCocoFormat):
     """A split of COCO 2017, found under $BENCH_DATA in the usual layouts, or in `folder`."""
 
     split: str
@@ -42,20 +66,8 @@ class Coco(DetectionData):
         """COCO's 80 classes."""
         return CLASSES
 
-    def fingerprint(self) -> str:
-        """Hash of the annotation file and the names and sizes of its images."""
-        return file_fingerprint(*self._found())
-
-    def has_masks(self) -> bool:
-        """Whether an annotation has a segmentation."""
-        return segmented(self._found()[0])
-
     @override
-    def open(self) -> DetectionSet:
-        return checked(self.raw())
-
     def raw(self) -> Raw:
-        """The annotations as written; InputError where the file is not COCO's."""
         raw = read(self.name, *self._found())
         if raw.classes != CLASSES:
             raise InputError(
@@ -63,6 +75,7 @@ class Coco(DetectionData):
             )
         return raw
 
+    @override
     def _found(self) -> tuple[Path, Path]:
         split = SAME_AS.get(self.split, self.split)
         for root in roots("coco", self.folder):
@@ -87,7 +100,7 @@ class Coco(DetectionData):
         )
 
 
-class File(DetectionData):
+class File(InCocoFormat):
     """Any COCO-format annotation file and the folder its file names are relative to; classes come from the file."""
 
     annotations: Path = Field(exclude=True)
@@ -105,22 +118,11 @@ class File(DetectionData):
         """The file's categories in the order of their ids."""
         return classes_of(self._found()[0])
 
-    def fingerprint(self) -> str:
-        """Hash of the annotation file and the names and sizes of its images."""
-        return file_fingerprint(*self._found())
-
-    def has_masks(self) -> bool:
-        """Whether an annotation has a segmentation."""
-        return segmented(self._found()[0])
-
     @override
-    def open(self) -> DetectionSet:
-        return checked(self.raw())
-
     def raw(self) -> Raw:
-        """The annotations as written."""
         return read(self.name, *self._found())
 
+    @override
     def _found(self) -> tuple[Path, Path]:
         if not self.annotations.is_file():
             raise MissingData(f"{self.annotations}: there is no such annotation file; correct the path")
