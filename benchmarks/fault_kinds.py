@@ -161,13 +161,22 @@ def stop_and_wake(desk: Desk, draw: random.Random, known: Prepared) -> None:
     wait_for(start, draw, known.seconds)
     found = [start.pid, *children(start.pid), *workers(start), *loaders(start)] if start.running() else []
     chosen = draw.sample(found, min(len(found), draw.randint(1, 2)))
-    for number, pause in ((signal.SIGSTOP, draw.uniform(0.05, 1.5)), (signal.SIGCONT, 0.0)):
-        for pid in chosen:
-            if start.running() and Path(f"/proc/{pid}").exists():
-                os.kill(pid, number)
-        time.sleep(pause)
+    pause = draw.uniform(0.05, 1.5)
+    stopped = [pid for pid in chosen if start.running() and _sent(pid, signal.SIGSTOP)]
+    time.sleep(pause)
+    for pid in stopped:  # the run may have ended meanwhile, and what it started can only end when it is awake
+        _sent(pid, signal.SIGCONT)
     desk.sound(start.wait(), {0})
     desk.compare()
+
+
+def _sent(pid: int, number: int) -> bool:
+    """Send a signal; whether somebody was there to get it."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @kind(8)
