@@ -128,12 +128,21 @@ STRIKE = "os.kill(os.getpid(), signal.SIGINT)"
 
 
 @pytest.mark.parametrize(
-    "moment", [f"cli.main = lambda: {STRIKE}", f"import atexit; atexit.register(lambda: {STRIKE}); cli.main = int"]
+    "moment",
+    [f"cli.main = lambda: {STRIKE}", f"import atexit; cli.main = lambda: atexit.register(lambda: {STRIKE})"],
 )
 def test_ctrl_c_before_the_first_line_and_after_the_last_is_no_traceback(moment: str) -> None:
     code = ITSELF.format(handler="default_int_handler") + moment + "\nfrom benchsuite.cli.entry import main; main()"
     found = process(code=code)
     assert (found.returncode, found.stderr) == (130, b"")
+
+
+def test_ctrl_c_in_pythons_last_moments_changes_nothing() -> None:
+    """When Python takes its modules apart it has taken the handlers away."""
+    late = f"class Late:\n  def __del__(self, os=os, signal=signal): {STRIKE}\n"
+    code = ITSELF.format(handler="default_int_handler") + late + "cli.late, cli.main = Late(), int\n"
+    found = process(code=code + "from benchsuite.cli.entry import main; main()")
+    assert (found.returncode, found.stderr) == (0, b"")
 
 
 def test_interrupts_that_were_ignored_stay_so() -> None:

@@ -5,7 +5,6 @@ comes before it (Python's own start, a fraction of a second) is beyond reach.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` without the enumerations that it builds first
-import atexit
 import os
 
 
@@ -14,6 +13,8 @@ def main() -> None:
     usual = _signal.signal(_signal.SIGINT, _end)
     if usual is not _signal.default_int_handler:  # who started us wants it ignored
         _signal.signal(_signal.SIGINT, usual)
+    import atexit
+
     # Python's last moments would take the handler away, and the signal would kill what has done all it had to; of what
     # is called at the end this comes last.
     atexit.register(_signal.signal, _signal.SIGINT, _signal.SIG_IGN)
