@@ -196,7 +196,9 @@ def test_no_absolute_verdict_elsewhere(tier: str, own: bool) -> None:
 
 
 def test_published_differences_have_no_floating_point_dust() -> None:
-    cells = compare([load(STORED)]).sections[0].cells
+    (section,) = compare([load(STORED)]).sections
+    cells = section.cells
+    assert [claim.published for claim in section.claims] == [1.3, 0.0, 0.1, 1.5, 2.2]
     assert cells["sa-1-2-5-2-1", "AP"].published_difference == 1.5
     assert cells["baseline", "AP"].published_difference is None
     assert cells["elsewhere", "AP"].published_difference is None

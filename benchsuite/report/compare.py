@@ -224,12 +224,16 @@ def _cell(results: Results, row: RowRecord, column: Column) -> Cell:
     cell = replace(cell, fidelity=_fidelity(results, cell, column))
     if row.baseline is None or "quoted" in (row.role, results.row(row.baseline).role):
         return cell
-    other = published_value(results.row(row.baseline).published.get(column.id))
-    difference = None
-    if cell.published is not None and other is not None:
-        difference = round(cell.published - other, max(column.decimals, 0) + 6)
+    difference = _published(results, column.id, row.id, row.baseline)
     found = _contrast(results, column.id, row.id, row.baseline)
     return replace(cell, published_difference=difference, difference=found[0] if found else None)
+
+
+def _published(results: Results, column: str, first: str, second: str) -> float | None:
+    """`first` minus `second` as the paper prints them, without what floats leave of decimals."""
+    printed = [published_value(results.row(row).published.get(column)) for row in (first, second)]
+    decimals = {each.id: each.decimals for each in results.columns}[column]
+    return None if printed[0] is None or printed[1] is None else round(printed[0] - printed[1], max(decimals, 0) + 6)
 
 
 def _contrast(results: Results, column: str, first: str, second: str) -> tuple[Summary, float] | None:
@@ -272,8 +276,7 @@ def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     first, second = claim.rows
     found = _contrast(results, claim.on, first, second)
-    printed = [published_value(results.row(row).published.get(claim.on)) for row in claim.rows]
-    published = None if printed[0] is None or printed[1] is None else printed[0] - printed[1]
+    published = _published(results, claim.on, first, second)
     verdict = ClaimVerdict(claim, _text(results, claim), "not settled", published, found[0] if found else None)
     if results.tier == "smoke":
         return replace(verdict, note="smoke: numbers mean nothing")
