@@ -1,5 +1,6 @@
-"""PADet's figures 1 and 2 from logs, figure 4 from a probe."""
+"""PADet's anchors counted over a training, figures 1 and 2 from these counts, figure 4 from a probe."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from test_pod_figures import artifact, results_file
 from torch import Tensor
 
 from benchsuite.data.batch import Batch
+from benchsuite.engine.job import Context
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
+from benchsuite.loops.log import means
+from benchsuite.papers.padet_balance import Balance
 from benchsuite.papers.padet_maps import PromotedAnchors, promoted_anchors
 from benchsuite.papers.padet_matching import match
-from benchsuite.pipelines.detection import Detection
+from benchsuite.pipelines.detection import Detection, Train
 from benchsuite.report import gathered, probed
 from benchsuite.report.gathered import padet_balance, padet_promotion
 from benchsuite.report.probed import padet_anchors
@@ -37,11 +41,19 @@ def line(iteration: int, **counts: float) -> dict[str, float]:
     return {"iteration": iteration, "loss": 1.0} | {f"counts.{name}": value for name, value in named.items()}
 
 
-def trained(store: Store, row: str, *lines: dict[str, float], seed: int = 0) -> str:
-    """A training with this log, and what was made of it up to the score."""
+def counted(store: Store, row: str, *lines: dict[str, float], seed: int = 0) -> str:
+    """A training with this log, and what the job that counts made of it."""
     train = artifact(store, f"train-{row}-{seed}", {}, {}, seed, log=lines)
-    found = artifact(store, f"predict-{row}-{seed}", {"train": train}, {})
-    return artifact(store, f"score-{row}-{seed}", {"predict": found}, {})
+    return artifact(store, f"balance-{row}-{seed}", {"train": train}, balance(store, train))
+
+
+def balance(store: Store, train: str) -> dict[str, float]:
+    """The numbers that the job leaves."""
+    folder = store.root / "alone"
+    folder.mkdir(exist_ok=True)
+    Balance(train=pipeline(TINY).fit(0)).do(Context(folder, folder, folder, {"train": store.verified(train)}))
+    found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+    return found
 
 
 def keys(store: Store) -> dict[str, str]:
@@ -51,7 +63,33 @@ def keys(store: Store) -> dict[str, str]:
         line(1, after_positives=4.0, after_negatives=96.0, after_dropped=4.0, before_iou_50=3.0, after_iou_55=2.0),
         line(4, after_positives=8.0, after_negatives=16.0, before_iou_50=3.0, after_iou_55=1.0, after_iou_90=5.0),
     )
-    return {"base": trained(store, "base", *base), "cr": trained(store, "cr", *cr)}
+    return {"base": counted(store, "base", *base), "cr": counted(store, "cr", *cr)}
+
+
+def test_the_columns_are_means_over_all_steps(store: Store) -> None:
+    numbers = store.verified(keys(store)["cr"]).metrics
+    assert (numbers["positives"], numbers["negatives"]) == (7.0, 36.0), "(4 + 3 · 8) / 4, (96 + 3 · 16) / 4"
+    assert numbers["negatives_per_positive"] == 36 / 7
+    assert numbers["after_dropped"] == 1.0 and numbers["after_iou_90"] == 3.75
+
+
+def test_a_training_without_counts_or_without_positives(store: Store) -> None:
+    train = artifact(store, "other", {}, {}, log=({"iteration": 1, "loss": 1.0},))
+    with pytest.raises(InputError, match="train seed 0: counted no anchors"):
+        balance(store, train)
+    train = artifact(store, "nothing", {}, {}, log=(line(1, after_positives=0.0, after_negatives=9.0),))
+    assert "negatives_per_positive" not in balance(store, train)
+
+
+def test_a_training_that_goes_on_is_counted_from_where_it_began(tmp_path: Path) -> None:
+    job: Train = pipeline(TINY).fit(0)
+    later = job.changed(start=job)
+    first = later.done_before
+    assert first == job.solver.iterations
+    lines = [line(first + 1, after_positives=1.0), line(first + 4, after_positives=5.0)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert means(path, first)["counts.after_positives"] == 4.0, "(1 + 3 · 5) / 4"
 
 
 def test_balance_is_a_mean_over_all_steps(tmp_path: Path, store: Store) -> None:
@@ -61,14 +99,14 @@ def test_balance_is_a_mean_over_all_steps(tmp_path: Path, store: Store) -> None:
     assert [(each["row"], each["after_positives"], each["after_negatives"]) for each in found.numbers] == [
         ("base", 4.0, 100.0), ("cr", 7.0, 36.0)
     ]  # fmt: skip
-    assert found.numbers[1]["after_dropped"] == 1.0 and found.numbers[1]["steps"] == 4
+    assert found.numbers[1]["after_dropped"] == 1.0
     assert [text.split(": ", 1)[1] for text in found.missing] == [
         f"no counts of {row}; bench run padet-table2 --rows {row} --tier mini" for row in ("c", "r")
     ]
     (axes,) = found.figure.subfigs[0].axes
     texts = [tick.get_text() for tick in axes.get_xticklabels()]
     assert texts[0] == "initial\nours 1 : 25\npaper 1 : 625" and texts[1] == "APM_C\nours not run\npaper 1 : 65.8"
-    assert texts[3] == "APM_CR\nours 1 : 5.14\npaper 1 : 9.66"
+    assert texts[3] == "APM_CR\nours 1 : 5.14\npaper 1 : 9.7"
     assert sorted(bar.get_height() for bar in axes.patches) == [4.0, 7.0, 36.0, 100.0]
 
 

@@ -144,6 +144,19 @@ class Log:
         return float(sum(last) / len(last))
 
 
+def means(path: Path, first: int = 0) -> dict[str, float]:
+    """Of every number in the log of a training that began after iteration `first`: its mean over all steps, for a line
+    has the mean of those since the line before. One that is absent from some lines is averaged over the others."""
+    sums = Means()
+    for line in path.read_text("utf-8").splitlines():
+        numbers = json.loads(line)
+        steps, first = numbers["iteration"] - first, numbers["iteration"]
+        for name, value in numbers.items():
+            total, count = sums.sums.get(name, (0.0, 0))
+            sums.sums[name] = total + steps * value, count + steps
+    return sums.take()
+
+
 def _written(text: bytes) -> Written:
     return len(text), xxhash.xxh3_128_hexdigest(text)
 

@@ -1,4 +1,4 @@
-"""What PADet's trainings counted of their anchors, for its figures 1 and 2."""
+"""What PADet's trainings counted of their anchors, for its figures 1 and 2, as the rows' jobs averaged it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,19 @@ from statistics import fmean
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.report.gathered._runs import command, log, results_of, seed_of, trainings
+from benchsuite.report.gathered._runs import command, inputs, results_of, seed_of
 from benchsuite.report.results import Results
 
 RECIPE = "padet-table2"
-COUNTS = "counts."
-"""How the log names what the detector counts."""
+COUNT = "after_positives"
+"""What the job that counts, and no other, leaves."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one training: its seed, its steps, and the mean of each count over them all, for one image."""
+    """Of one training: its seed, and the mean of each count over all its steps, for one image."""
 
     seed: int
-    steps: int
     means: Mapping[str, float]
 
 
@@ -54,24 +53,21 @@ def numbers(runs: Runs, names: Sequence[str]) -> list[dict[str, str | int | floa
     """Those counts, a line for each training."""
     return [
         {"tier": results.tier, "data": results.data.name, "set": " ".join(results.overrides), "row": row,
-         "seed": each.seed, "steps": each.steps, **{name: round(each.means[name], 6) for name in names}}
+         "seed": each.seed, **{name: round(each.means[name], 6) for name in names}}
         for results, counted in runs for row, trained in counted.items() for each in trained
     ]  # fmt: skip
 
 
 def _counted(results: Results, row_id: str, store: Store) -> list[Counted]:
-    row = results.row(row_id)
-    keys = dict.fromkeys(key for last in row.keys for key in trainings(last, store))
-    return sorted((_means(key, store) for key in keys), key=lambda each: each.seed)
+    found = {key: store.verified(key).metrics for key in results.row(row_id).keys if store.artifact(key)}
+    balances = {key: metrics for key, metrics in found.items() if COUNT in metrics}
+    counted = [Counted(_seed(key, store), _numbers(metrics)) for key, metrics in balances.items()]
+    return sorted(counted, key=lambda each: each.seed)
 
 
-def _means(key: str, store: Store) -> Counted:
-    """Over all steps: a line of the log has the mean of those since the line before."""
-    sums: dict[str, float] = {}
-    done = 0
-    for line in log(key, store):
-        steps, done = line["iteration"] - done, line["iteration"]
-        for name, value in line.items():
-            if name.startswith(COUNTS):
-                sums[name.removeprefix(COUNTS)] = sums.get(name.removeprefix(COUNTS), 0.0) + steps * value
-    return Counted(seed_of(key, store), done, {name: total / done for name, total in sums.items()})
+def _seed(key: str, store: Store) -> int:
+    return seed_of(inputs(key, store)["train"], store)
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
