@@ -15,6 +15,7 @@ from benchsuite.report.compare import ClaimVerdict, compare
 from benchsuite.report.grids import grids
 from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load
 from benchsuite.report.saving import save
+from benchsuite.report.statistics import t_quantile
 from benchsuite.report.tables import markdown
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
@@ -120,6 +121,18 @@ def test_claims_of_a_table_share_one_error_rate() -> None:
     assert alone.verdict == "holds"
     assert {claim.verdict for claim in claims} == {"not settled"}
     assert "were it the only claim" in claims[0].note
+
+
+def test_open_claims_are_held_to_the_level_that_settled_ones_left() -> None:
+    """What they could have seen is what would have settled them."""
+    measured = {"a": [30.0, 31.0, 30.0], "b": [30.5, 31.0, 30.6], "c": [60.0, 61.1, 60.0]}
+    clear = BEATS.model_copy(update={"better": "c"})
+    claims = compare([table(measured, clear, BEATS, BEATS)]).sections[0].claims
+    assert [claim.verdict for claim in claims] == ["holds", "not settled", "not settled"]
+    assert [claim.level for claim in claims] == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2])
+    assert claims[1].difference is not None and claims[1].difference.error is not None and claims[1].df is not None
+    reach = t_quantile(0.05 / 2, claims[1].df) * claims[1].difference.error
+    assert claims[1].detectable == claims[2].detectable == reach
 
 
 def test_an_unsettled_claim_names_what_would_settle_it() -> None:

@@ -300,14 +300,13 @@ def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerd
     if verdict.p is None or verdict.df is None or difference is None or difference.error is None:
         return verdict
     margin = _margin(results, verdict.claim, difference.mean)
-    tightest = level or LEVEL / len(results.claims)
-    reach = t_quantile(tightest, verdict.df) * difference.error
+    reach = t_quantile(level, verdict.df) * difference.error
     within = None if verdict.claim.within is None else abs(difference.mean) + reach
     settled = replace(verdict, level=level, detectable=reach, equivalent_within=within)
     if verdict.p <= level:
         note = "the difference is the same for all seeds" if difference.deviation == 0 else ""
         return replace(settled, verdict="holds" if margin > 0 else "fails", note=note)
-    return replace(settled, note=_remedy(results, settled, margin, tightest))
+    return replace(settled, note=_remedy(results, settled, margin, level))
 
 
 def _remedy(results: Results, verdict: ClaimVerdict, margin: float, level: float) -> str:

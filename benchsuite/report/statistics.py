@@ -172,18 +172,18 @@ def two_levels(
 
 
 def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:
-    """The level each of several tests is held to; 0 for a test after the first that fails, in order of p.
+    """The level each of several tests is held to: in order of p it rises with every one that passes, and stays for all
+    others where one does not.
 
     None stands for a claim that cannot be tested (one seed); it takes no part, but counts: it would have been
     tested had there been seeds, and leaving it out would make verdicts depend on which rows were run.
     """
     total = len(p_values)
     levels = [level / total if total else level] * total
-    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    settled = True
-    for rank, (p, index) in enumerate(order):
-        levels[index] = level / (total - rank) if settled else 0.0
-        settled = settled and p <= levels[index]
+    passed = 0
+    for p, index in sorted((p, index) for index, p in enumerate(p_values) if p is not None):
+        levels[index] = level / (total - passed)
+        passed += p <= levels[index]
     return levels
 
 
