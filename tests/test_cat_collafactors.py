@@ -30,10 +30,12 @@ def artifact(store: Store, key: str, inputs: dict[str, str], files: dict[str, st
     return key
 
 
-def trained(store: Store, name: str, seed: int, layers: int = 16, factors: bool = True) -> str:
-    """A training, a prediction and a score; C_w of layer i is (i + seed) / 100 at step 40."""
+def trained(
+    store: Store, name: str, seed: int, layers: int = 16, factors: bool = True, more: tuple[int, ...] = ()
+) -> str:
+    """A training, a prediction and a score; C_w of layer i is (i + seed) / 100 at step 40, ½ at others."""
     lines = []
-    for step in (20, 40):
+    for step in (20, 40, *more):
         line: dict[str, float] = {"iteration": step, "loss": 1.0}
         for layer in range(1, 1 + layers if factors else 1):
             c_w = (layer + seed) / 100 if step == 40 else 0.5
@@ -97,6 +99,13 @@ def test_the_best_tier_then_the_papers_own_run(tmp_path: Path, store: Store) -> 
     for tier, recipe in (("", "cat-table6"), ("paper", "cat-table6"), ("mini", "cat-table2")):
         found = gather(tmp_path, store, tier)
         assert {line["recipe"] for line in found.numbers} == {recipe}
+
+
+def test_of_a_row_the_longest_run(tmp_path: Path, store: Store) -> None:
+    results(tmp_path, "cat-table6", "cat", [trained(store, "short", 0)], name="a")
+    results(tmp_path, "cat-table6", "cat", [trained(store, "long", 0, more=(90,))], name="b")
+    results(tmp_path, "cat-table6", "cat", [trained(store, "between", 0, more=(80,))], name="c")
+    assert {(line["data"], line["step"]) for line in gather(tmp_path, store, "").numbers} == {("b", 90)}
 
 
 def test_what_is_missing_is_said_in_its_panel(tmp_path: Path, store: Store) -> None:

@@ -76,14 +76,14 @@ def gather(folder: Path, store: Store, tier: str) -> Gathered:
 
 
 def _runs(folder: Path, store: Store, tier: str, sources: Sequence[tuple[str, str]]) -> Iterator[TrainedRow]:
-    """Runs whose trainings are in the store, the best first."""
+    """Runs whose trainings are in the store, the best first; of a row the longest first."""
     for each_tier in [tier] if tier else reversed(TIERS):
         for recipe, row_id in sources:
-            for results in results_of(recipe, folder, each_tier):
-                rows = [row for row in results.rows if row.id == row_id]
-                seeds = tuple(factors for row in rows for factors in _trained(results, row, store))
-                if seeds:
-                    yield TrainedRow(results, rows[0], seeds)
+            found = [
+                TrainedRow(results, row, tuple(_trained(results, row, store)))
+                for results in results_of(recipe, folder, each_tier) for row in results.rows if row.id == row_id
+            ]  # fmt: skip
+            yield from sorted([run for run in found if run.seeds], key=lambda run: -run.seeds[0].step)
 
 
 def _trained(results: Results, row: RowRecord, store: Store) -> list[LayerFactors]:
