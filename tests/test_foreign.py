@@ -10,6 +10,9 @@ from foreign_cases import dataset, guessed, planned, planted, written
 from test_cli import bench, told
 
 from benchsuite.data.split import opened
+from benchsuite.engine.progress import Reporter
+from benchsuite.engine.schedule import run_jobs
+from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
@@ -229,6 +232,24 @@ def test_why_a_row_gains(case: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "its detections are not in the store; first: bench run har-table1" in capsys.readouterr().err
     assert bench("plot", "pr", "har-table1/their", *words) == 2
     assert "no row 'their'; did you mean 'theirs'" in capsys.readouterr().err
+
+
+def test_why_has_the_interval_of_the_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over seeds and images, the table's other rows telling of the spread over seeds."""
+    case = Case(tmp_path)
+    planted(case.plan, case.store, {"sa-5-2-1": 5.0})
+    recipe = case.plan.rows[0].recipe
+    wanted = next(claim for claim in recipe.claims if claim.rows == ("sa-1-1-1", "baseline"))
+    jobs = [job for (_, claim, _), job in case.plan.differences.items() if claim == wanted]
+    needed = [each for job in jobs for each in (*job.inputs.values(), job)]
+    assert not run_jobs(needed, case.store, slots=Slots.on("cpu"), progress=Reporter()).failures
+    section = compare([collect(case.plan, recipe, case.store)]).sections[0]
+    both = next(claim.both for claim in section.claims if claim.claim.rows == wanted.rows)
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", case.out, "--seeds", "0,1,2"]
+    assert bench("plot", "why", "har-table1/sa-1-1-1", *words) == 0
+    file = Path(capsys.readouterr().out.split()[1])
+    total = next(line.split(",") for line in file.read_text().splitlines() if line.startswith("total,"))
+    assert both is not None and [float(each) for each in total[3:]] == pytest.approx(both)
 
 
 @pytest.mark.parametrize(("name", "row", "head"), [

@@ -1,5 +1,6 @@
 """What a row's detections are like, and what its gain is made of: numbers out of the store, and their figures."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from benchsuite.report.diagnosed import Calibration, Confusion, Curves, Part, Wh
 from benchsuite.report.diagnosed.why import sentence
 from benchsuite.report.draw import save_figure
 from benchsuite.report.results import RowRecord, load
-from benchsuite.report.statistics import summarise, two_levels
+from benchsuite.report.statistics import contrast, two_levels
 from benchsuite.verbs.foreign import foreign_jobs
 from benchsuite.verbs.plan import Plan
 
@@ -49,8 +50,9 @@ def plot_diagnosed(
         other = against or _baseline(plan, row)
         theirs = _detecting(plan, other, store, folder)
         names = {each.row.id: each.row.label or each.row.id for each in plan.rows}
-        shown: Any = _why(pipeline, store, (names.get(row, row), jobs), (names.get(other, other), theirs))
         seeds: Sequence[int] = [seed for seed in jobs if seed in theirs]
+        rows = {row: jobs, other: theirs} | _beside(plan, {row, other}, seeds, store)
+        shown: Any = _why(pipeline, store, seeds, rows, names)
         words = [row, "against", other, name] if against else [row, name]
     else:
         seed, job = next(iter(jobs.items()))
@@ -138,28 +140,50 @@ def _single(name: str, data: DetectionSet, store: Store, job: Detecting, least: 
     )
 
 
-Side = tuple[str, Mapping[int, Detecting]]
+def _beside(plan: Plan, two: set[str], seeds: Sequence[int], store: Store) -> dict[str, dict[int, Detecting]]:
+    """The detections of the table's other rows that have these seeds, and so tell of the spread over them; none for a
+    foreign row, whose seeds share nothing with theirs."""
+    planned = {each.row.id: each.pipeline for each in plan.rows}
+    if len(seeds) < 2 or not two <= planned.keys():
+        return {}
+    rows: dict[str, dict[int, Detecting]] = {
+        row: {seed: pipeline.predict(seed) for seed in seeds}
+        for row, pipeline in planned.items() if row not in two and isinstance(pipeline, Detection)
+    }  # fmt: skip
+    return {row: jobs for row, jobs in rows.items() if all(store.artifact(job.key) for job in jobs.values())}
 
 
-def _why(pipeline: Detection, store: Store, first: Side, second: Side) -> Why:
-    """Of the seeds that both rows have."""
-    (row, ours), (other, theirs) = first, second
-    seeds = [seed for seed in ours if seed in theirs]
+Drawn = Mapping[str, Mapping[int, Mapping[str, Floats]]]
+"""Row → seed → name of a part → draws [1 + D]."""
+
+
+def _why(
+    pipeline: Detection, store: Store, seeds: Sequence[int], rows: Mapping[str, Mapping[int, Detecting]],
+    names: Mapping[str, str],
+) -> Why:  # fmt: skip
+    """Of the first of `rows` over the second under `seeds`; the others tell of the table's spread."""
+    first, second = list(rows)[:2]
+    row, other = names.get(first, first), names.get(second, second)
     if not seeds:
         raise InputError(
             f"plot why: {row} and {other} have no seed in common in the store; run both with equal --seeds"
         )
     metric = pipeline.metric
-    pairs = {seed: tuple(Breakdown(predict=side[seed], metric=metric) for side in (ours, theirs)) for seed in seeds}
-    needed = [job for seed in seeds for job in (ours[seed], theirs[seed], *pairs[seed])]
+    pieces = {
+        name: {seed: Breakdown(predict=jobs[seed], metric=metric) for seed in seeds} for name, jobs in rows.items()
+    }
+    needed = [job for name in rows for seed in seeds for job in (rows[name][seed], pieces[name][seed])]
     jobs = list({job.key: job for job in needed}.values())
     for failure in run_jobs(jobs, store, slots=Slots.on("cpu"), progress=Reporter()).failures:
         raise InputError(failure.message)
-    drawn = [tuple(read_draws(store.verified(job.key)) for job in pair) for pair in pairs.values()]
-    names = [name for name in drawn[0][0] if all(name in side for pair in drawn for side in pair)]
-    if not names:
+    drawn = {
+        name: {seed: read_draws(store.verified(job.key)) for seed, job in jobs.items()} for name, jobs in pieces.items()
+    }
+    both = [drawn[name][seed] for name in (first, second) for seed in seeds]
+    shared = [name for name in both[0] if all(name in each for each in both)]
+    if not shared:
         raise InputError(f"plot why: {metric.protocol} does not tell what its numbers are made of")
-    parts = [part for name in names for part in _part(name, [pair[0][name] - pair[1][name] for pair in drawn])]
+    parts = [part for name in shared for part in _part(name, first, second, drawn)]
     order = {name: place for place, name in enumerate(_order(metric.of_classes))}
     parts.sort(key=lambda part: order.get(part.name, len(order)) if part.group != "class" else len(order) + 1)
     over = "images" if len(seeds) == 1 else f"{len(seeds)} seeds and images"
@@ -173,18 +197,23 @@ def _order(column: str) -> tuple[str, ...]:
     return (column, *KINDS, *SIZE_NAMES)
 
 
-def _part(name: str, differences: Sequence[Floats]) -> Iterator[Part]:
+def _part(name: str, first: str, second: str, drawn: Drawn) -> Iterator[Part]:
     """A part of the difference, from its draws under each seed; nothing where it is undefined."""
     group, slash, plain = name.partition("/")
     group, plain = (group, plain) if slash else ("total", name)
     # Of errors, what the baseline loses and the row does not.
-    gains = [-each if group == "error" else each for each in differences]
+    sign = -1 if group == "error" else 1
+    draws = {
+        row: {seed: sign * each[name] for seed, each in seeds.items() if name in each} for row, seeds in drawn.items()
+    }
+    gains = [draws[first][seed] - draws[second][seed] for seed in draws[first]]
     images = Interval.of(np.mean(gains, axis=0))
     if images is None:
         return
     low, high = images.low, images.high
-    seeds = summarise([float(each[0]) for each in gains])
-    if seeds is not None and seeds.error is not None:
+    values = {row: {seed: float(each[0]) for seed, each in seeds.items()} for row, seeds in draws.items()}
+    known = {row: seeds for row, seeds in values.items() if all(map(math.isfinite, seeds.values()))}
+    if (found := contrast(known, first, second)) is not None and found[0].error is not None:
         single = [one for one in map(Interval.of, gains) if one is not None]
-        low, high = two_levels(seeds, seeds.n - 1, (low, high), [(one.difference, one.low, one.high) for one in single])
+        low, high = two_levels(*found, (low, high), [(one.difference, one.low, one.high) for one in single])
     yield Part(group, plain, images.difference, low, high)
