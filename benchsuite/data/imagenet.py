@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from benchsuite.data.classification import ClassificationData, ClassificationSet
-from benchsuite.data.files import fingerprint, looked_in, roots
+from benchsuite.data.files import fingerprint, looked_in, roots, unhidden
 from benchsuite.data.images import SUFFIXES, read_image
 from benchsuite.errors import InputError, MissingData
 
@@ -69,14 +69,14 @@ class Folders(ClassificationData):
 
 def has_classes(split: Path) -> bool:
     """Whether a folder holds folders with images."""
-    return any(file.suffix.lower() in SUFFIXES for file in split.glob("*/*"))
+    return any(file.suffix.lower() in SUFFIXES for file in unhidden(split, "*/*"))
 
 
 @cache
 def _listing(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], str]:
     """Classes, files in order, fingerprint."""
-    files = tuple(sorted(file for file in folder.glob("*/*") if file.suffix.lower() in SUFFIXES))
-    classes = tuple(sorted(item.name for item in folder.iterdir() if item.is_dir()))
+    files = tuple(file for file in unhidden(folder, "*/*") if file.suffix.lower() in SUFFIXES)
+    classes = tuple(item.name for item in unhidden(folder, "*") if item.is_dir())
     if not files:
         raise InputError(f"{folder}: has no folder with images; sort the images into one folder a class")
     bare = sorted(set(classes) - {file.parent.name for file in files})

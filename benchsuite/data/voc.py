@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots
+from benchsuite.data.files import Raw, checked, fingerprint, looked_in, roots, unhidden
 from benchsuite.data.images import ImageFiles, image_size
 from benchsuite.data.vocfile import image_path, listed, parse, text_of
 from benchsuite.disk import is_file
@@ -157,7 +157,7 @@ class Voc(DetectionData):
 
 def splits_of(kit: Path) -> Iterator[str]:
     """`YEAR/SET` of every list in a devkit; the lists of single classes (`car_train`) are left out."""
-    for file in sorted(kit.glob("*/ImageSets/Main/*.txt")):
+    for file in unhidden(kit, "*/ImageSets/Main/*.txt"):
         if not file.stem.startswith(tuple(f"{name}_" for name in CLASSES)):
             yield f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}"
 
@@ -166,7 +166,7 @@ def splits_of(kit: Path) -> Iterator[str]:
 def _classes(folders: tuple[Path, ...]) -> tuple[str, ...]:
     names: set[str] = set()
     for kit in {folder.parents[1] for folder in folders}:
-        for path in sorted(kit.glob("*/Annotations/*.xml")):
+        for path in unhidden(kit, "*/Annotations/*.xml"):
             try:
                 names.update(item.name for item in parse(path).objects)
             except InputError:

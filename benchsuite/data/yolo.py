@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from benchsuite.data.dataset import DetectionData, DetectionSet
-from benchsuite.data.files import Raw, checked, fingerprint
+from benchsuite.data.files import Raw, checked, fingerprint, unhidden
 from benchsuite.data.images import SUFFIXES, ImageFiles, image_size
 from benchsuite.disk import is_file, read_within, told
 from benchsuite.errors import InputError, MissingData
@@ -92,7 +92,7 @@ class Yolo(DetectionData):
                 f"{self.folder / NAME}: names no split {self.split}; it has {', '.join(splits) or 'none'}"
             )
         folder = splits[self.split]
-        images = tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES))
+        images = tuple(file for file in unhidden(folder, "**/*") if file.suffix.lower() in SUFFIXES)
         if not images:
             raise InputError(f"{folder}: holds no images; correct {NAME}, or put them there")
         *before, _, after = f"/{folder.as_posix()}/".rpartition("/images/")
