@@ -77,3 +77,37 @@ def test_images_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         open_folder(folder)
     one_line(error, "leads out of")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "0 0.375 0.25 0.625 0.25 0.625 0.75 0.375 0.75\n1 .2 .2 .3 .2 .25 .3\n",  # polygons: around the same boxes
+        "\ufeff0 0.5 0.5 0.25 0.5\r\n1 .25 .25 .1 .1\r\n",
+        "0.000e+00 5.0e-01 5.0e-01 2.5e-01 5.0e-01\n1.000e+00 .25 .25 .1 .1\n",  # as numpy.savetxt writes
+    ],
+)
+def test_labels_as_other_tools_write_them(tmp_path: Path, labels: str) -> None:
+    opened = open_folder(layout(tmp_path, labels=labels))[0].open()
+    assert opened.boxes.ravel().tolist() == pytest.approx([15, 5, 25, 15, 8, 4, 12, 6], abs=1e-5)
+    assert opened.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("labels", [
+    "0 0.5 0.5 0.25 0.5 0.9\n", "0.5 0.5 0.5 0.25 0.5\n", "0 0.1 0.1 0.5 0.1 0.5\n", "0 0.1 0.1 nan 0.1 0.5 0.5\n",
+    "1e999 0.5 0.5 0.25 0.5\n", "7 0.1 0.1 0.5 0.1 0.5 0.5\n",
+])  # fmt: skip
+def test_labels_that_look_like_another_tools(tmp_path: Path, labels: str) -> None:
+    with pytest.raises(InputError) as error:
+        open_folder(layout(tmp_path, labels=labels))[0].open()
+    one_line(error, "a b.txt")
+
+
+@pytest.mark.parametrize("text", [
+    "path: C:\\data\ntrain: images\\train\nval: images\\val\nnames: [cat, dog]\n",
+    "train: train.txt\nval: val.txt\nnames: [cat, dog]\n",
+])  # fmt: skip
+def test_places_that_are_not_here_are_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as error:
+        open_folder(layout(tmp_path / "set", text))
+    one_line(error, "data.yaml names no folders of images that are here", "val: ")

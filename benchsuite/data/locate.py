@@ -14,7 +14,7 @@ from benchsuite.data.files import data_root
 from benchsuite.data.imagenet import Folders, has_classes
 from benchsuite.data.voc import Voc, splits_of
 from benchsuite.data.yolo import NAME as YOLO
-from benchsuite.data.yolo import Yolo
+from benchsuite.data.yolo import Yolo, places_of
 from benchsuite.data.yolo import splits_of as splits_of_yolo
 from benchsuite.disk import is_file
 from benchsuite.errors import InputError
@@ -43,6 +43,9 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
             file.relative_to(path).as_posix() for file in (*path.glob("*.json"), *path.glob("annotations/*.json"))
         ]
         there = f"has only {', '.join(sorted(single)[:5])}" if single else "holds no detection dataset"
+        if (path / YOLO).is_file():
+            places = ", ".join(f"{split}: {place}" for split, place in places_of(path).items()) or "no train, no val"
+            there = f"its {YOLO} names no folders of images that are here for both train and val ({places})"
         if _classes(path):
             there = "holds images with a class each, and this is about detection"
         raise InputError(f"{path}: {there}; {NEEDED}")

@@ -3,7 +3,9 @@
 The labels are read by hotcoco, which takes one folder of them with its `data.yaml`: it is laid out anew for that.
 """
 
+import codecs
 import json
+import math
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,13 +115,16 @@ def names_of(folder: Path) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def places_of(folder: Path) -> dict[str, Any]:
+    """What the file names for each split, as it is written."""
+    return {split: place for split in ("train", "val", "test") if (place := _document(folder).get(split)) is not None}
+
+
 def splits_of(folder: Path) -> dict[str, Path]:
     """The folder of images of each split that is there; InputError for one that is given otherwise."""
-    document, found = _document(folder), dict[str, Path]()
-    root = folder / str(document.get("path") or "")
-    for split in ("train", "val", "test"):
-        if (place := document.get(split)) is None:
-            continue
+    found = dict[str, Path]()
+    root = folder / str(_document(folder).get("path") or "")
+    for split, place in places_of(folder).items():
         if not isinstance(place, str) or "\0" in place:
             raise InputError(f"{folder / NAME}: `{split}` is no folder of images; give one folder below {folder}")
         options = [base / place.removeprefix("../") for base in (root, folder)]  # Roboflow's are one level too high
@@ -150,7 +155,25 @@ def _parsed(file: Path, modified: int, size: int) -> dict[str, Any]:
 
 
 def _text(label: Path) -> bytes:
-    return read_within(label, CURE) if is_file(label) else b""
+    return read_within(label, CURE).removeprefix(codecs.BOM_UTF8) if is_file(label) else b""
+
+
+def _as_box(line: bytes) -> bytes:
+    """A line as hotcoco knows it, `class x y width height`: of a polygon, `class x1 y1 x2 y2 …`, the box around it
+    (as Ultralytics has it), and with a class that is written as a float. What is neither stays, to be told of."""
+    first, *rest = line.split() or [b""]
+    if first.isdigit() and len(rest) == 4:
+        return line
+    try:
+        label, points = float(first), [float(number) for number in rest]
+    except ValueError:
+        return line
+    if not label.is_integer() or not all(map(math.isfinite, points)):
+        return line
+    if len(points) >= 6 and len(points) % 2 == 0:
+        (left, right), (top, bottom) = ((min(ends), max(ends)) for ends in (points[::2], points[1::2]))
+        points = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    return " ".join([str(int(label)), *map(repr, points)]).encode()
 
 
 def _read(
@@ -162,7 +185,7 @@ def _read(
         texts.mkdir()
         pictures.mkdir()
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            (texts / f"{number}.txt").write_bytes(_text(label))
+            (texts / f"{number}.txt").write_bytes(b"\n".join(map(_as_box, _text(label).splitlines())))
             (pictures / f"{number}{image.suffix.lower()}").symlink_to(image.resolve())
         numbered = [f"c{label}" for label in range(len(classes))]  # ours are known; its reader knows one form of YAML
         (texts / NAME).write_text(f"names: [{', '.join(numbered)}]\n")
