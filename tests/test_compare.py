@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from benchsuite.cli.app import app
 from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column, Spread
-from benchsuite.report.compare import ClaimVerdict, compare
+from benchsuite.report.compare import compare
 from benchsuite.report.grids import grids
 from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load
 from benchsuite.report.saving import save
 from benchsuite.report.statistics import t_quantile
 from benchsuite.report.tables import markdown
+from benchsuite.report.verdicts import ClaimVerdict
 
 STORED = Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json"
 

@@ -10,23 +10,9 @@ from typing import Any, Literal
 
 from benchsuite.recipe.form import TIERS
 from benchsuite.recipe.recipe import Column, Spread
-from benchsuite.report.results import ClaimRecord, Results, RowRecord, published_value
-from benchsuite.report.statistics import (
-    LEVEL,
-    Agreement,
-    Summary,
-    Verdict,
-    agreement,
-    contrast,
-    differences,
-    holm,
-    p_value,
-    seeds_needed,
-    summarise,
-    t_quantile,
-    two_levels,
-    unpaired,
-)
+from benchsuite.report.results import Results, RowRecord, published_value
+from benchsuite.report.statistics import Agreement, Summary, agreement, summarise, two_levels, unpaired
+from benchsuite.report.verdicts import ClaimVerdict, measured_difference, own_rows, published_difference, verdicts
 
 Fidelity = Literal["reproduced", "within noise", "off", "not settled"]
 
@@ -47,38 +33,6 @@ class Cell:
     published_difference: float | None = None
     difference: Summary | None = None
     fidelity: Fidelity | None = None
-
-
-@dataclass(frozen=True)
-class ClaimVerdict:
-    """What became of a claim: paired difference, verdict at Holm's `level`, p, and a note for the reader.
-
-    `difference` has the table's shrunk deviation, with `df` degrees of freedom (`statistics.contrast`). `detectable` is
-    the distance from the claim's bound that these seeds would have settled, and `equivalent_within`, for a claim that
-    two rows are close, the smallest bound within which these seeds show them. `both` is the 95 % interval over seeds
-    and images, `published` the paper's difference.
-    """
-
-    claim: ClaimRecord
-    text: str
-    verdict: Verdict
-    published: float | None = None
-    difference: Summary | None = None
-    p: float | None = None
-    df: float | None = None
-    level: float | None = None
-    detectable: float | None = None
-    equivalent_within: float | None = None
-    both: tuple[float, float] | None = None
-    note: str = ""
-
-    @property
-    def beside(self) -> bool:
-        """Whether the paper's difference lies outside the 95 % interval of ours; one without width tells nothing."""
-        found = self.difference
-        if self.published is None or found is None or found.low is None or found.high is None:
-            return False
-        return found.low < found.high and not found.low <= self.published <= found.high
 
 
 @dataclass(frozen=True)
@@ -158,15 +112,10 @@ def _section(results: Results) -> Section:
     return Section(
         results,
         cells,
-        _verdicts(results),
+        verdicts(results),
         {name: a for name, a in agreements.items() if a is not None},
         tuple(_foreign(results)),
     )
-
-
-def _own(results: Results) -> list[RowRecord]:
-    """The rows that were trained here."""
-    return [row for row in results.rows if row.role == "run"]
 
 
 def _foreign(results: Results) -> Iterator[ForeignDifference]:
@@ -174,7 +123,7 @@ def _foreign(results: Results) -> Iterator[ForeignDifference]:
     columns = list(dict.fromkeys(claim.on for claim in results.claims)) or [results.columns[0].id]
     for row in results.rows:
         known = {(each.row, each.on): each for each in row.foreign.against} if row.foreign else {}
-        for other in _own(results) if row.foreign else ():
+        for other in own_rows(results) if row.foreign else ():
             for column in columns:
                 theirs = results.values(other.id, column)
                 found = unpaired(list(results.values(row.id, column).values()), list(theirs.values()))
@@ -224,22 +173,9 @@ def _cell(results: Results, row: RowRecord, column: Column) -> Cell:
     cell = replace(cell, fidelity=_fidelity(results, cell, column))
     if row.baseline is None or "quoted" in (row.role, results.row(row.baseline).role):
         return cell
-    difference = _published(results, column.id, row.id, row.baseline)
-    found = _contrast(results, column.id, row.id, row.baseline)
+    difference = published_difference(results, column.id, row.id, row.baseline)
+    found = measured_difference(results, column.id, row.id, row.baseline)
     return replace(cell, published_difference=difference, difference=found[0] if found else None)
-
-
-def _published(results: Results, column: str, first: str, second: str) -> float | None:
-    """`first` minus `second` as the paper prints them, without what floats leave of decimals."""
-    printed = [published_value(results.row(row).published.get(column)) for row in (first, second)]
-    decimals = {each.id: each.decimals for each in results.columns}[column]
-    return None if printed[0] is None or printed[1] is None else round(printed[0] - printed[1], max(decimals, 0) + 6)
-
-
-def _contrast(results: Results, column: str, first: str, second: str) -> tuple[Summary, float] | None:
-    """`first` minus `second`, and its degrees of freedom: the same for a cell and for a claim."""
-    rows = dict.fromkeys([first, second, *(row.id for row in _own(results))])
-    return contrast({row: results.values(row, column) for row in rows}, first, second)
 
 
 def _fidelity(results: Results, cell: Cell, column: Column) -> Fidelity | None:
@@ -264,73 +200,6 @@ def _agreement(results: Results, cells: dict[tuple[str, str], Cell], column: Col
         if (cell := cells[row.id, column.id]).difference is not None and cell.published_difference is not None
     ]
     return agreement([measured for measured, _ in pairs], [published for _, published in pairs])
-
-
-def _verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
-    """Verdicts on all claims of the table, which share one error rate."""
-    tested = [_tested(results, claim) for claim in results.claims]
-    levels = holm([verdict.p for verdict in tested])
-    return tuple(_settled(results, verdict, level) for verdict, level in zip(tested, levels, strict=True))
-
-
-def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
-    first, second = claim.rows
-    found = _contrast(results, claim.on, first, second)
-    published = _published(results, claim.on, first, second)
-    verdict = ClaimVerdict(claim, _text(results, claim), "not settled", published, found[0] if found else None)
-    if results.tier == "smoke":
-        return replace(verdict, note="smoke: numbers mean nothing")
-    if found is None:
-        return replace(verdict, note="not measured")
-    difference, df = found
-    if difference.error is None:
-        return replace(verdict, note="one seed settles nothing")
-    p = p_value(_margin(results, claim, difference.mean), difference.error, df)
-    together = claim.images_together
-    seeds = differences(results.values(first, claim.on), results.values(second, claim.on)).keys()
-    if together is not None and set(together.seeds) == seeds:
-        each = [(one.difference, one.low, one.high) for one in claim.images if one.seed in seeds]
-        both = two_levels(difference, df, (together.low, together.high), each if len(each) == len(seeds) else ())
-        verdict = replace(verdict, both=both)
-    return replace(verdict, p=p, df=df)
-
-
-def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerdict:
-    difference = verdict.difference
-    if verdict.p is None or verdict.df is None or difference is None or difference.error is None:
-        return verdict
-    margin = _margin(results, verdict.claim, difference.mean)
-    reach = t_quantile(level, verdict.df) * difference.error
-    within = None if verdict.claim.within is None else abs(difference.mean) + reach
-    settled = replace(verdict, level=level, detectable=reach, equivalent_within=within)
-    if verdict.p <= level:
-        note = "the difference is the same for all seeds" if difference.deviation == 0 else ""
-        return replace(settled, verdict="holds" if margin > 0 else "fails", note=note)
-    return replace(settled, note=_remedy(results, settled, margin, level))
-
-
-def _remedy(results: Results, verdict: ClaimVerdict, margin: float, level: float) -> str:
-    """Why a claim is not settled, and what would settle it."""
-    assert verdict.difference is not None and verdict.difference.deviation is not None and verdict.p is not None
-    rows = sum(bool(results.values(row.id, verdict.claim.on)) for row in _own(results))
-    needed = seeds_needed(margin, verdict.difference.deviation, level, rows)
-    enough = f"about {needed} seeds would settle it" if needed else "too close to settle by seeds"
-    alone = "settled were it the only claim; " if verdict.p <= LEVEL else ""
-    return f"{alone}{enough} if the spread stays as it is"
-
-
-def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
-    """How far a difference lies on the claim's side of its bound; negative on the other side."""
-    if claim.within is not None:
-        return claim.within - abs(difference)
-    lower = {column.id: column.better for column in results.columns}[claim.on] == "lower"
-    return (-difference if lower else difference) - claim.by
-
-
-def _text(results: Results, claim: ClaimRecord) -> str:
-    first, second = (results.row(row_id).name for row_id in claim.rows)
-    label = {column.id: column.name for column in results.columns}[claim.on]
-    return claim.sentence(first, second, label)
 
 
 def _section_form(section: Section) -> dict[str, Any]:

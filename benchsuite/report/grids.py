@@ -8,17 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchsuite.recipe.recipe import Column
-from benchsuite.report.compare import (
-    Cell,
-    ClaimVerdict,
-    Comparison,
-    ForeignDifference,
-    Section,
-    TierAgreement,
-    tier_agreements,
-)
+from benchsuite.report.compare import Cell, Comparison, ForeignDifference, Section, TierAgreement, tier_agreements
 from benchsuite.report.results import Results, RowRecord
 from benchsuite.report.statistics import Summary
+from benchsuite.report.verdicts import ClaimVerdict
 
 MISSING = "–"
 
