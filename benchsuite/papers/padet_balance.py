@@ -21,6 +21,7 @@ class Balance(Job):
     positives, negatives    anchors that the detection module learns from, after matching and the θ-rule
     negatives_per_positive  the means' ratio; absent where nothing was positive
     before_…, after_…       every count by its name (`padet_matching.Counts`)
+    seed                    the training's
     """
 
     on_device: ClassVar[bool] = False
@@ -41,7 +42,8 @@ class Balance(Job):
             raise InputError(f"{self.train.label}: counted no anchors, which PADet alone does; leave the columns out")
         positives, negatives = counts["after_positives"], counts["after_negatives"]
         ratio = {"negatives_per_positive": negatives / positives} if positives else {}
-        context.write_metrics({"positives": positives, "negatives": negatives, **ratio, **counts})
+        columns = {"positives": positives, "negatives": negatives, **ratio}
+        context.write_metrics({"seed": self.train.seed, **columns, **counts})
 
 
 class Balanced(Detection):

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
-from benchsuite.report.gathered._runs import command, inputs, results_of, seed_of
+from benchsuite.report.gathered._runs import command, results_of
 from benchsuite.report.results import Results
 
 RECIPE = "padet-table2"
@@ -59,14 +59,10 @@ def numbers(runs: Runs, names: Sequence[str]) -> list[dict[str, str | int | floa
 
 
 def _counted(results: Results, row_id: str, store: Store) -> list[Counted]:
-    found = {key: store.verified(key).metrics for key in results.row(row_id).keys if store.artifact(key)}
-    balances = {key: metrics for key, metrics in found.items() if COUNT in metrics}
-    counted = [Counted(_seed(key, store), _numbers(metrics)) for key, metrics in balances.items()]
+    found = [store.verified(key).metrics for key in results.row(row_id).keys if store.artifact(key)]
+    balances = [metrics for metrics in found if COUNT in metrics]
+    counted = [Counted(int(numbers.pop("seed")), numbers) for numbers in map(_numbers, balances)]
     return sorted(counted, key=lambda each: each.seed)
-
-
-def _seed(key: str, store: Store) -> int:
-    return seed_of(inputs(key, store)["train"], store)
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
