@@ -72,6 +72,16 @@ def test_losses_costs_and_departures(tmp_path: Path) -> None:
     assert "half the &lt;images&gt;" in text
 
 
+def test_two_runs_on_one_dataset_are_told_apart(tmp_path: Path) -> None:
+    content = json.loads(FIXTURE.read_text())
+    content["data"]["name"] = "cells val"
+    for name in ("cells", "cells-long"):
+        (tmp_path / f"har-table1.mini.{name}.json").write_text(json.dumps(content))
+    write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "mini tier on cells val</h2>" in text and "mini tier on cells val (cells-long)</h2>" in text
+
+
 def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no results files"):
         write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))

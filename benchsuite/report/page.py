@@ -57,10 +57,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Part:
-    """One results file on the page. `departures` are what differs from the paper, with the rows that it holds for."""
+    """One results file on the page. `data` is what it was measured on, with the file's own name where that says more;
+    `departures` are what differs from the paper, with the rows that it holds for."""
 
     anchor: str
     results: Results
+    data: str
     provenance: str
     meaning: str
     tables: tuple[SortableTable, ...]
@@ -138,6 +140,7 @@ def _part(file: Path, section: Section, group: Sequence[Section], store: Store) 
     return Part(
         anchor=file.stem.replace(".", "-"),
         results=results,
+        data=_data(file, results),
         provenance=provenance(results),
         meaning=meaning(results),
         tables=tuple(SortableTable.of(grid) for grid in section_grids(section, group)),
@@ -149,6 +152,12 @@ def _part(file: Path, section: Section, group: Sequence[Section], store: Store) 
         environments=json.dumps([results.environment, *results.earlier], indent=1, ensure_ascii=False),
         verdicts=_verdicts(section),
     )
+
+
+def _data(file: Path, results: Results) -> str:
+    _, _, name = file.stem.removeprefix(f"{results.recipe}.").partition(".")
+    told = not name or results.data.name.startswith(f"{name} ")
+    return results.data.name if told else f"{results.data.name} ({name})"
 
 
 def _verdicts(section: Section) -> tuple[tuple[str, int], ...]:
