@@ -6,7 +6,7 @@ arXiv 1908.03295.
     sec. 3.1               Scoring (APM_C), Adjustment (APM_R), Apm; the θ-rule: padet_matching.py drop
     sec. 3.2, fig. 5       Implicit, Explicit, Disentangled; padet_alignment.py Fam
     sec. 3.3               LevelHead, PADet, PADetDetector (loss, inference)
-    fig. 1, 2, 4           padet_matching.py Counts, padet_maps.py
+    fig. 1, 2, 4           padet_matching.py Counts, padet_balance.py, padet_maps.py
 
 Shapes: B images, K classes, A anchors in a cell, N anchors of all levels together, P_i a map of the decoder
 [B, C, H, W]. Of the APM: p [B, N] an anchor's chance to be positive, x [B, N, 4] its adjustment (dx, dy, dw, dh), X_l
