@@ -72,4 +72,4 @@ def test_a_dataset_may_lie_in_a_hidden_folder(tmp_path: Path, monkeypatch: pytes
     folder = classes(tmp_path / ".data" / "pets")
     assert len(Folders(folder=folder, split="train").open()) == 2
     monkeypatch.chdir(folder / "train")
-    assert unhidden(Path(), "*/*") == [Path("cat/a.png"), Path("dog/a.png")]
+    assert sorted(unhidden(Path(), "*/*")) == [Path("cat/a.png"), Path("dog/a.png")]

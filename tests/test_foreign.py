@@ -226,6 +226,8 @@ def test_why_a_row_gains(case: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert " ".join(captured.err.split()).startswith(f"+{means[0] - means[1]:.1f} AP [")
     assert bench("plot", "why", "har-table1/theirs", "--against", "sa-1-1-1", *words) == 0
     assert "theirs.against.sa-1-1-1.why.png" in capsys.readouterr().out
+    assert bench("plot", "why", "har-table1/sa-1-1-1", "--against", "sa-1-1-1", *words) == 2
+    assert "sa-1-1-1 against itself shows nothing; name another row" in capsys.readouterr().err
     assert bench("plot", "why", "har-table1/baseline", *words) == 2
     assert "has no baseline in har-table1; name the other row" in capsys.readouterr().err
     assert bench("plot", "why", "har-table1/sa-1-2-5", *words) == 2

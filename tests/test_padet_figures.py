@@ -113,6 +113,18 @@ def test_balance_is_a_mean_over_all_steps(tmp_path: Path, store: Store) -> None:
     assert sorted(bar.get_height() for bar in axes.patches) == [4.0, 7.0, 36.0, 100.0]
 
 
+def test_a_table_from_before_the_ratios_is_drawn_too(tmp_path: Path, store: Store) -> None:
+    found_keys = keys(store)
+    results_file(tmp_path, "padet-table2", {row: {"AP": 1.0} for row in found_keys}, found_keys)
+    (file,) = tmp_path.glob("*.json")
+    content = json.loads(file.read_text())
+    for row in content["rows"]:
+        row["published"].pop("negatives_per_positive", None)
+    file.write_text(json.dumps(content))
+    (axes,) = padet_balance.gather(tmp_path, store, "mini").figure.subfigs[0].axes
+    assert axes.get_xticklabels()[0].get_text() == "initial\nours 1 : 25\npaper –"
+
+
 def test_promotion_by_bins_of_a_tenth(tmp_path: Path, store: Store) -> None:
     found_keys = keys(store)
     results_file(tmp_path, "padet-table2", {row: {"AP": 1.0} for row in found_keys}, found_keys)

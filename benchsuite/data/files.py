@@ -36,13 +36,14 @@ def looked_in(name: str, folder: Path | None) -> str:
     return str(folder) if folder is not None else f"$BENCH_DATA ({data_root()}), data/{name} and datasets/{name}"
 
 
-def unhidden(folder: Path, pattern: str) -> list[Path]:
-    """What matches a glob below `folder`, in order, without what systems and tools hide there: `._0001.jpg` of macOS's
-    copies, `.ipynb_checkpoints`."""
+def unhidden(folder: Path, pattern: str) -> Iterator[Path]:
+    """What matches a glob below `folder`, one by one, without what systems and tools hide there: `._0001.jpg` of
+    macOS's copies, `.ipynb_checkpoints`."""
     dot = f"{os.sep}."
-    return sorted(path for path in folder.glob(pattern)
-                  # a path without any such name, as nearly all are, is not taken apart
-                  if dot not in f"{os.sep}{path}" or dot not in f"{os.sep}{path.relative_to(folder)}")  # fmt: skip
+    for path in folder.glob(pattern):
+        # A path without any such name, as nearly all are, is not taken apart.
+        if dot not in f"{os.sep}{path}" or dot not in f"{os.sep}{path.relative_to(folder)}":
+            yield path
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def has_classes(split: Path) -> bool:
 @cache
 def _listing(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], str]:
     """Classes, files in order, fingerprint."""
-    files = tuple(file for file in unhidden(folder, "*/*") if file.suffix.lower() in SUFFIXES)
-    classes = tuple(item.name for item in unhidden(folder, "*") if item.is_dir())
+    files = tuple(sorted(file for file in unhidden(folder, "*/*") if file.suffix.lower() in SUFFIXES))
+    classes = tuple(sorted(item.name for item in unhidden(folder, "*") if item.is_dir()))
     if not files:
         raise InputError(f"{folder}: has no folder with images; sort the images into one folder a class")
     bare = sorted(set(classes) - {file.parent.name for file in files})

@@ -17,7 +17,7 @@ from benchsuite.data.yolo import NAME as YOLO
 from benchsuite.data.yolo import Yolo, places_of
 from benchsuite.data.yolo import splits_of as splits_of_yolo
 from benchsuite.disk import is_file
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, shortened
 
 __all__ = ["data_root", "open_class_folder", "open_folder"]
 
@@ -45,7 +45,9 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
         there = f"has only {', '.join(sorted(single)[:5])}" if single else "holds no detection dataset"
         if (path / YOLO).is_file():
             places = ", ".join(f"{split}: {place}" for split, place in places_of(path).items()) or "no train, no val"
-            there = f"its {YOLO} names no folders of images that are here for both train and val ({places})"
+            there = (
+                f"its {YOLO} names no folders of images that are here for both train and val ({shortened(places, 200)})"
+            )
         if _classes(path):
             there = "holds images with a class each, and this is about detection"
         raise InputError(f"{path}: {there}; {NEEDED}")

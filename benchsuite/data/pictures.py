@@ -70,7 +70,7 @@ class Pictures(DetectionData):
         """The pictures, in order; InputError where there are none."""
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: is not a folder; give a folder of pictures")
-        files = tuple(file for file in unhidden(self.folder, "**/*") if file.suffix.lower() in SUFFIXES)
+        files = tuple(sorted(file for file in unhidden(self.folder, "**/*") if file.suffix.lower() in SUFFIXES))
         if not files:
             raise InputError(f"{self.folder}: holds no pictures ({', '.join(SUFFIXES)}); give a folder of pictures")
         return files

@@ -157,7 +157,7 @@ class Voc(DetectionData):
 
 def splits_of(kit: Path) -> Iterator[str]:
     """`YEAR/SET` of every list in a devkit; the lists of single classes (`car_train`) are left out."""
-    for file in unhidden(kit, "*/ImageSets/Main/*.txt"):
+    for file in sorted(unhidden(kit, "*/ImageSets/Main/*.txt")):
         if not file.stem.startswith(tuple(f"{name}_" for name in CLASSES)):
             yield f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}"
 

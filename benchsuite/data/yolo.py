@@ -94,7 +94,7 @@ class Yolo(DetectionData):
                 f"{self.folder / NAME}: names no split {self.split}; it has {', '.join(splits) or 'none'}"
             )
         folder = splits[self.split]
-        images = tuple(file for file in unhidden(folder, "**/*") if file.suffix.lower() in SUFFIXES)
+        images = tuple(sorted(file for file in unhidden(folder, "**/*") if file.suffix.lower() in SUFFIXES))
         if not images:
             raise InputError(f"{folder}: holds no images; correct {NAME}, or put them there")
         *before, _, after = f"/{folder.as_posix()}/".rpartition("/images/")

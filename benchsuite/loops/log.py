@@ -48,11 +48,12 @@ class Means:
     def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
         self.sums = dict(sums or {})
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """One step's numbers; a name may be absent from some steps and is averaged over the others."""
+    def add(self, values: Mapping[str, float], steps: int = 1) -> None:
+        """A step's numbers, or the means of several; a name may be absent from some steps and is averaged over the
+        others."""
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = total + value, count + 1
+            self.sums[name] = total + steps * value, count + steps
 
     def take(self) -> dict[str, float]:
         """The means by name; the next steps start afresh."""
@@ -146,15 +147,13 @@ class Log:
 
 def means(path: Path, first: int = 0) -> dict[str, float]:
     """Of every number in the log of a training that began after iteration `first`: its mean over all steps, for a line
-    has the mean of those since the line before. One that is absent from some lines is averaged over the others."""
-    sums = Means()
+    has the mean of those since the line before."""
+    whole = Means()
     for line in path.read_text("utf-8").splitlines():
         numbers = json.loads(line)
         steps, first = numbers["iteration"] - first, numbers["iteration"]
-        for name, value in numbers.items():
-            total, count = sums.sums.get(name, (0.0, 0))
-            sums.sums[name] = total + steps * value, count + steps
-    return sums.take()
+        whole.add(numbers, steps)
+    return whole.take()
 
 
 def _written(text: bytes) -> Written:

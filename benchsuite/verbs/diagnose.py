@@ -48,6 +48,8 @@ def plot_diagnosed(
     jobs = _detecting(plan, row, store, folder)
     if name == "why":
         other = against or _baseline(plan, row)
+        if other == row:
+            raise InputError(f"plot why: {row} against itself shows nothing; name another row, --against ROW")
         theirs = _detecting(plan, other, store, folder)
         names = {each.row.id: each.row.label or each.row.id for each in plan.rows}
         seeds: Sequence[int] = [seed for seed in jobs if seed in theirs]

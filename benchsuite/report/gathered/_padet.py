@@ -61,9 +61,9 @@ def numbers(runs: Runs, names: Sequence[str]) -> list[dict[str, str | int | floa
 def _counted(results: Results, row_id: str, store: Store) -> list[Counted]:
     found = [store.verified(key).metrics for key in results.row(row_id).keys if store.artifact(key)]
     balances = [metrics for metrics in found if COUNT in metrics]
-    counted = [Counted(int(numbers.pop("seed")), numbers) for numbers in map(_numbers, balances)]
+    counted = [Counted(int(means.pop("seed")), means) for means in map(_known, balances)]
     return sorted(counted, key=lambda each: each.seed)
 
 
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}

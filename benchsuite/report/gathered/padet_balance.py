@@ -10,7 +10,7 @@ from benchsuite.report.figures._style import ACCENT, OURS
 from benchsuite.report.gathered import Gathered
 from benchsuite.report.gathered._padet import Counted, mean, numbers, runs_of
 from benchsuite.report.gathered._runs import by_detector
-from benchsuite.report.results import Results, RowRecord
+from benchsuite.report.results import Results, RowRecord, published_value
 
 DESIGNS = {"base": "initial", "c": "APM_C", "r": "APM_R", "cr": "APM_CR"}
 """The bars of the figure, by Table 2's rows; SRN's is another paper's detector."""
@@ -49,4 +49,5 @@ def _panel(axes: Axes, results: Results, found: Mapping[str, list[Counted]], nam
 
 def _name(text: str, found: list[Counted], row: RowRecord) -> str:
     ours = f"1 : {mean(found, 'after_negatives') / mean(found, 'after_positives'):.3g}" if found else "not run"
-    return f"{text}\nours {ours}\npaper 1 : {row.published[RATIO]:g}"
+    printed = published_value(row.published.get(RATIO))
+    return f"{text}\nours {ours}\npaper {'–' if printed is None else f'1 : {printed:g}'}"
