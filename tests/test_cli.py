@@ -181,6 +181,21 @@ def test_a_list_folds_at_the_terminals_edge(
     assert sorted(narrow.replace("─", "").split()) == sorted(wide.replace("─", "").split())
 
 
+def test_a_narrow_table_keeps_its_names_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A row's name is copied into a command: other columns fold before it does."""
+    monkeypatch.setenv("COLUMNS", "60")
+    assert bench("plan", "cat-table6", "--tier", "mini", "--store", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    table, _ = printed.split("mini tier on")
+    assert "cat-table6/channel-spatial-no-gep " in table and max(map(len, table.splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", "40")  # too narrow for whole names: folded, not cut
+    assert bench("plan", "cat-table6", "--tier", "mini", "--store", str(tmp_path)) == 0
+    names = "".join(line[:14].strip() for line in capsys.readouterr().out.split("mini tier on")[0].splitlines())
+    assert "cat-table6/channel-spatial-no-gep" in names
+
+
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {each["id"]: each for each in told(capsys, "list", "--json")}
     assert listed["har-table1"] == {

@@ -29,6 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = json.loads(FIXTURE.read_text())
     (folder / "har-table1.mini.json").write_text(json.dumps(content))
     content["rows"][0]["label"] = "<script>document.title = 'taken'</script><img src=http://example.invalid/x>"
+    content["rows"][1]["label"] = "detector+attention+fusion+distillation"
     content["data"]["name"] = "other & <b>bold</b>"
     (folder / "har-table1.mini.other.json").write_text(json.dumps(content))
     file = folder / "report.html"
@@ -59,7 +60,8 @@ def test_losses_costs_and_departures(tmp_path: Path) -> None:
             if key == "fit0":
                 lines = [{"iteration": step, "loss": 4.0 / step} for step in (1, 2, 4)]
                 (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            record = {"label": f"job {key}", "inputs": needs, "job": {"seed": 3}, "seconds": seconds, "device": "cpu"}
+            job = {"label": f"job {key} seed 3", "job": {"seed": 3}}
+            record = {**job, "inputs": needs, "seconds": seconds, "device": "cpu"}
             store.publish(key, folder, record)
     content = json.loads(FIXTURE.read_text())
     content["rows"][1]["keys"] = content["rows"][2]["keys"] = ["score0"]
@@ -70,6 +72,27 @@ def test_losses_costs_and_departures(tmp_path: Path) -> None:
     assert '<path class="k1" d="M160.0,0.0 L320.0,100.0 L640.0,150.0">' in text and "seed 3: 1 after 4" in text
     assert "What it cost: 2:00 of jobs" in text and text.count("job fit0") == 1, "a job that rows share counts once"
     assert "half the &lt;images&gt;" in text
+
+
+def test_many_seeds_stay_short(tmp_path: Path) -> None:
+    """A row's trainings are one entry of the legend and one line of the costs, however many seeds there are."""
+    store = Store(tmp_path / "store")
+    store.prepare()
+    for seed in range(8):
+        with store.lock(f"fit{seed}"), store.scratch(f"fit{seed}") as folder:
+            lines = [{"iteration": step, "loss": (seed + 1) / step} for step in (1, 2, 4)]
+            (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            job = {"label": f"train seed {seed}", "job": {"seed": seed}}
+            record = {**job, "inputs": {}, "seconds": 10, "device": "cpu"}
+            store.publish(f"fit{seed}", folder, record)
+    content = json.loads(FIXTURE.read_text())
+    content["rows"][1]["keys"] = [f"fit{seed}" for seed in range(8)]
+    (tmp_path / "har-table1.mini.json").write_text(json.dumps(content))
+    write(tmp_path, tmp_path / "page.html", [], store)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count('<path class="k1"') == 8 and text.count(">●</span>") == 1
+    assert "8 trainings: 0.25 to 2 after 4" in text
+    assert '<td class="word">train</td>\n<td class="word">cpu</td><td>8</td><td>80.0</td><td>1:20</td>' in text
 
 
 def test_two_runs_on_one_dataset_are_told_apart(tmp_path: Path) -> None:
@@ -85,6 +108,8 @@ def test_two_runs_on_one_dataset_are_told_apart(tmp_path: Path) -> None:
 def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no results files"):
         write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))
+    with pytest.raises(InputError, match=r"gone: is not a folder; --out names the folder .* -o FILE the page"):
+        write(tmp_path / "gone", tmp_path / "page.html", [], Store(tmp_path))
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(InputError, match=r"torn\.json"):
         write(tmp_path, tmp_path / "page.html", [], Store(tmp_path))
@@ -187,3 +212,8 @@ def test_axe_finds_nothing_serious(browser: Any, asked: tuple[str, list[str]], w
     assert serious == []
     wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, "tables scroll, the page does not"
+    spilt = browser.execute_script(
+        "return [...document.querySelectorAll('td')].filter(each => each.scrollWidth > each.clientWidth)"
+        ".map(each => each.innerText)"
+    )
+    assert spilt == [], "no cell's text runs over its neighbour's"

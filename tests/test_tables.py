@@ -10,7 +10,7 @@ import pytest
 from benchsuite.errors import InputError
 from benchsuite.report.compare import compare
 from benchsuite.report.grids import footnotes, number, signed
-from benchsuite.report.results import Measured, Results, load
+from benchsuite.report.results import ImageInterval, Measured, Results, load
 from benchsuite.report.tables import as_csv, latex, markdown, render
 
 FOLDER = Path(__file__).parent / "fixtures" / "results"
@@ -127,6 +127,17 @@ def test_a_narrow_terminal_loses_no_column(stored: Results, capsys: pytest.Captu
     render(compare([stored]))
     text = capsys.readouterr().out
     assert "APl" in text and "50.7" in text and "…" not in text
+
+
+def test_each_seed_over_images_while_they_are_few(stored: Results) -> None:
+    def remark(seeds: int) -> str:
+        images = tuple(ImageInterval(seed=seed, difference=1.0, low=seed - 4.5, high=9.0) for seed in range(seeds))
+        claims = tuple(claim.model_copy(update={"images": images}) for claim in stored.claims)
+        return markdown(compare([stored.model_copy(update={"claims": claims})]))
+
+    assert "seed 2 +1.00 \\[−2.50, +9.00]" in remark(3)
+    many = remark(8)
+    assert "over images alone 3 of 8 seeds lie clear of zero" in many and "seed 2" not in many
 
 
 def test_an_unknown_form_offers_the_nearest(stored: Results) -> None:

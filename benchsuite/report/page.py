@@ -6,6 +6,7 @@ gives; then its figure, its loss curves where the store has them, what it cost, 
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,29 +25,47 @@ from benchsuite.report.results import Results, load
 
 TEMPLATE = "page.html"
 CURVE_POINTS = 200
+SEED = re.compile(r" seed \d+")  # in a job's label
 COLOURS = 6  # of loss curves, in the style
 WIDTH, HEIGHT = 640, 200  # of the drawing area of loss curves, in its own units
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of one training as an SVG path; `steps` its last iteration, `last` the loss there. Trainings of one row
-    have one colour."""
+    """The loss of one training of a row as an SVG path; `steps` its last iteration, `last` the loss there."""
 
-    name: str
-    colour: int
+    seed: int
     path: str
     steps: int
     last: float
 
 
 @dataclass(frozen=True)
+class Curves:
+    """The losses of a row's trainings, in one colour."""
+
+    row: str
+    colour: int
+    each: tuple[Curve, ...]
+
+    @property
+    def ends(self) -> str:
+        """How many trainings, and the losses that they end with."""
+        many = f"{len(self.each)} trainings" if len(self.each) > 1 else f"seed {self.each[0].seed}"
+        lasts = sorted(curve.last for curve in self.each)
+        steps = ", ".join(map(str, sorted({curve.steps for curve in self.each})))
+        span = " to ".join(dict.fromkeys(f"{value:.3g}" for value in (lasts[0], lasts[-1])))
+        return f"{many}: {span} after {steps}"
+
+
+@dataclass(frozen=True)
 class Spent:
-    """A finished job of a row: how long it took, and where."""
+    """Finished jobs of a row that differ by their seed: how many, where, and how long they took together."""
 
     row: str
     job: str
     where: str
+    count: int
     seconds: float
 
     @property
@@ -68,7 +87,7 @@ class Part:
     tables: tuple[SortableTable, ...]
     departures: tuple[tuple[str, str], ...]
     figure: str
-    curves: tuple[Curve, ...]
+    curves: tuple[Curves, ...]
     highest: float
     costs: tuple[Spent, ...]
     environments: str
@@ -115,6 +134,8 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
 
     InputError where there is none, one of them cannot be read, or the page cannot be written.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; --out names the folder of the results files, -o FILE the page")
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"{folder}: holds no results files; `bench run` writes them")
@@ -135,8 +156,7 @@ def write(folder: Path, file: Path, headings: Sequence[Heading], store: Store) -
 def _part(file: Path, section: Section, group: Sequence[Section], store: Store) -> Part:
     """A results file, of a group of one table's."""
     results = section.results
-    logs = dict(_logs(results, store))
-    highest = max((value for values in logs.values() for _, value in values), default=0.0)
+    curves, highest = _curves(results, store)
     return Part(
         anchor=file.stem.replace(".", "-"),
         results=results,
@@ -146,7 +166,7 @@ def _part(file: Path, section: Section, group: Sequence[Section], store: Store) 
         tables=tuple(SortableTable.of(grid) for grid in section_grids(section, group)),
         figure=_embedded(file.with_suffix(".png")),
         departures=_departures(results),
-        curves=tuple(_curve(*name, values, highest) for name, values in logs.items()),
+        curves=curves,
         highest=highest,
         costs=tuple(_costs(results, store)),
         environments=json.dumps([results.environment, *results.earlier], indent=1, ensure_ascii=False),
@@ -182,36 +202,47 @@ def _departures(results: Results) -> tuple[tuple[str, str], ...]:
     return tuple((text, "all rows" if len(its) == len(rows) else ", ".join(its)) for text, its in whose.items())
 
 
-def _logs(results: Results, store: Store) -> Iterator[tuple[tuple[str, int], list[tuple[int, float]]]]:
-    """Iteration and loss of each training that the store still has, by a name of row and seed and the row's colour."""
+def _curves(results: Results, store: Store) -> tuple[tuple[Curves, ...], float]:
+    """Losses of the trainings that the store still has, each once, and the highest of them."""
     seen: set[str] = set()
+    logs: list[tuple[str, int, list[tuple[int, list[tuple[int, float]]]]]] = []
     for place, row in enumerate(results.rows):
-        for key in dict.fromkeys(key for job in row.keys for key in trainings(job, store)):
-            if key not in seen:
-                seen.add(key)
-                lines = log(key, store)
-                every = max(1, len(lines) // CURVE_POINTS)
-                kept = [*lines[:-1:every], *lines[-1:]]
-                name = f"{row.name}, seed {seed_of(key, store)}"
-                yield (name, place % COLOURS), [(line["iteration"], line["loss"]) for line in kept]
+        keys = dict.fromkeys(key for job in row.keys for key in trainings(job, store) if key not in seen)
+        seen.update(keys)
+        if keys:
+            logs.append((row.name, place % COLOURS, [(seed_of(key, store), _losses(key, store)) for key in keys]))
+    highest = max((loss for _, _, its in logs for _, values in its for _, loss in values), default=0.0)
+    curves = (Curves(row, colour, tuple(_curve(*each, highest) for each in its)) for row, colour, its in logs)
+    return tuple(curves), highest
 
 
-def _curve(name: str, colour: int, values: Sequence[tuple[int, float]], highest: float) -> Curve:
+def _losses(key: str, store: Store) -> list[tuple[int, float]]:
+    """Iteration and loss of a training, as many as a curve shows."""
+    lines = log(key, store)
+    every = max(1, len(lines) // CURVE_POINTS)
+    return [(line["iteration"], line["loss"]) for line in [*lines[:-1:every], *lines[-1:]]]
+
+
+def _curve(seed: int, values: Sequence[tuple[int, float]], highest: float) -> Curve:
     steps, last = values[-1]
     points = [f"{WIDTH * at / steps:.1f},{HEIGHT * (1 - value / (highest or 1.0)):.1f}" for at, value in values]
-    return Curve(name, colour, "M" + " L".join(points), steps, last)
+    return Curve(seed, "M" + " L".join(points), steps, last)
 
 
 def _costs(results: Results, store: Store) -> Iterator[Spent]:
     """The jobs of each row as far as the store has them, each once: its trainings, then what they were made into."""
     seen: set[str] = set()
     for row in results.rows:
+        spent: dict[tuple[str, str], list[float]] = {}
         for key in _chain(row.keys, store):
             record = store.record(key)
             seconds = record.get("seconds")
             if key not in seen and isinstance(seconds, (int, float)):
                 seen.add(key)
-                yield Spent(row.name, str(record.get("label", "")), str(record.get("device", "")), float(seconds))
+                job = SEED.sub("", str(record.get("label", "")))
+                spent.setdefault((job, str(record.get("device", ""))), []).append(float(seconds))
+        for (job, where), took in spent.items():
+            yield Spent(row.name, job, where, len(took), sum(took))
 
 
 def _chain(keys: Sequence[str], store: Store) -> list[str]:
