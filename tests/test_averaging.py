@@ -81,7 +81,7 @@ def test_a_checkpoint_without_a_mean_does_not_fit(tmp_path: Path) -> None:
 def test_evaluations_on_the_way_look_at_the_mean(tmp_path: Path) -> None:
     where, seen = context(tmp_path), list[nn.Module]()
     run = Run(Tiny(), solver(averaging=0.8), where)
-    run.watch(Looks(2, lambda network, _: {"images": len(seen.append(network) or [])}, (), where))
+    run.watch(Looks(2, lambda network, _: {"images": len(seen.append(network) or [])}, "AP", where))
     for i in range(2):
         run.step(Fakes()[i], 1)
         run.look()

@@ -14,6 +14,7 @@ from test_cli import bench
 from test_ddp import MODELS, SIZE, Until, a_row, classes, detections, frozen, lines, training
 from torch.profiler import ProfilerActivity, profile
 
+import benchsuite as bs
 from benchsuite.data.batches import Batches
 from benchsuite.engine.job import Context, Execution
 from benchsuite.errors import InputError, Interrupted
@@ -22,6 +23,7 @@ from benchsuite.loops.train import Run
 from benchsuite.models.memory import footprint
 from benchsuite.pipelines.detection import Detection
 from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.pipelines.steps import Scoring
 
 FEW = {"iterations": 6, "warmup_iterations": 2, "drops": [4]}
 
@@ -201,7 +203,7 @@ def test_the_best_is_the_best(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
     (tmp_path / "partial").mkdir()
     context = Context(tmp_path, tmp_path / "partial", tmp_path)
-    looks = Looks(2, lambda network, where: {"AP": next(scores), "per_class": {}}, ("AP",), context)
+    looks = Looks(2, lambda network, where: {"AP": next(scores), "per_class": {}}, "AP", context)
     looks.begin(0)
     for iteration in range(1, 7):
         torch.nn.init.constant_(network.weight, iteration)
@@ -210,6 +212,12 @@ def test_the_best_is_the_best(tmp_path: Path) -> None:
     assert looks.note == "AP 2.00 at 6, best 3.00"
     assert load_file(tmp_path / "best.safetensors")["weight"].item() == 4
     assert load_file(tmp_path / "last.safetensors")["weight"].item() == 6
+
+
+@pytest.mark.parametrize(("table", "name"), [("har-table1", "AP"), ("assd-table3", "AP50"), ("cat-table3", "top1")])
+def test_the_protocol_says_what_is_best(table: str, name: str) -> None:
+    jobs = bs.make_plan([bs.load_recipe(table)], "smoke").jobs.values()
+    assert {job.decisive for job in jobs if isinstance(job, Scoring)} == {name}
 
 
 def test_looks_of_several_processes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ best and the last weights that were looked at are kept. The training's numbers a
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,11 @@ class Looks:
 
     every  iterations between looks
     judge  what leaves the network's results in a context's folder and gives its scores
-    by     names of scores; the first that there is tells which weights are best
+    by     the score that tells which weights are best
     """
 
     def __init__(
-        self, every: int, judge: Callable[[Any, Context], Mapping[str, Any]], by: Sequence[str], context: Context
+        self, every: int, judge: Callable[[Any, Context], Mapping[str, Any]], by: str, context: Context
     ) -> None:
         self.every, self.judge, self.by, self.context = every, judge, by, context
         self.note, self.seconds = "", 0.0
@@ -72,13 +72,12 @@ class Looks:
 
     def _note(self, line: Mapping[str, float]) -> bool:
         """Whether it is better than those before."""
-        name = next((name for name in self.by if name in line), None)
-        if name is None:
+        value = line.get(self.by)
+        if value is None:
             return self.best is None
-        value = line[name]
         better = self.best is None or value > self.best
         self.best = value if self.best is None else max(value, self.best)
-        self.note = f"{name} {value:.2f} at {line['iteration']}, best {self.best:.2f}"
+        self.note = f"{self.by} {value:.2f} at {line['iteration']}, best {self.best:.2f}"
         return better
 
     def leave(self) -> None:

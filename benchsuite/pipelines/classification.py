@@ -87,9 +87,12 @@ class ScoreClasses(Scoring):
     """Count the images whose class is the best, or among the best five: `top1`, `top5` and their errors, without `top5`
     where there are fewer classes."""
 
-    best_by: ClassVar[tuple[str, ...]] = ("top1",)
-
     predict: Classify
+
+    @property
+    @override
+    def decisive(self) -> str:
+        return "top1"
 
     def scores(self, kept: Artifact) -> Mapping[str, Json]:
         """Of the logits."""

@@ -178,6 +178,11 @@ class Score(Scoring):
     predict: Detecting
     metric: Metric
 
+    @property
+    @override
+    def decisive(self) -> str:
+        return self.metric.of_classes
+
     def scores(self, kept: Artifact) -> Mapping[str, Json]:
         """Read the ground truth, and let the metric count."""
         scores = self.metric.score(self.predict.data.open(), found(kept))

@@ -85,7 +85,7 @@ class Training(Job):
             evaluation.judge(network, data, where, how)
             return scoring.scores(Artifact("", where.folder))
 
-        return Looks(context.execution.eval_every, judge, scoring.best_by, context)
+        return Looks(context.execution.eval_every, judge, scoring.decisive, context)
 
     def footprint(self, execution: Execution) -> Footprint:
         """What memory a step takes on one device, told from shapes."""
@@ -177,11 +177,9 @@ class Evaluation(Judgement):
 
 
 class Scoring(Job):
-    """Count what an evaluation kept. Leaves `metrics.json`. The first of `best_by` that is counted tells which of two
-    networks is better."""
+    """Count what an evaluation kept. Leaves `metrics.json`."""
 
     on_device: ClassVar[bool] = False
-    best_by: ClassVar[tuple[str, ...]] = ("AP", "AP50")
 
     predict: Judgement
 
@@ -193,6 +191,11 @@ class Scoring(Job):
     def do(self, context: Context) -> None:
         """Count."""
         context.write_metrics(self.scores(context.inputs["predict"]))
+
+    @property
+    @abstractmethod
+    def decisive(self) -> str:
+        """The number that tells which of two networks is better; more is."""
 
     @abstractmethod
     def scores(self, kept: Artifact) -> Mapping[str, Json]:
