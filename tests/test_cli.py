@@ -11,6 +11,9 @@ from PIL import Image
 from typer.main import get_command
 
 from benchsuite.cli import app as cli
+from benchsuite.cli.options import trained_of
+from benchsuite.report.results import load
+from benchsuite.report.saving import save
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -110,9 +113,13 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         ),
         "score": ["--json", "--protocol"],
         "compare": ["--check", "--format", "--json"],
-        "plot": sorted([*source, "--against", "--figure", "--format", "--image", "--images", "--out", "--threshold"]),
-        "export": sorted([*source, "--images", "--json", "--out", "-o"]),
-        "predict": sorted([*source, "--device", "--images", "--json", "--out", "--threshold", "-o"]),
+        "plot": sorted(
+            [*source, "--against", "--figure", "--format", "--image", "--images", "--name", "--out", "--threshold"]
+        ),
+        "export": sorted([*source, "--images", "--json", "--name", "--out", "--results", "-o"]),
+        "predict": sorted(
+            [*source, "--device", "--images", "--json", "--name", "--out", "--results", "--threshold", "-o"]
+        ),
         "doctor": ["--data-root", "--json", "--store"],
         "report": ["--file", "--out", "--store", "-o"],
         "status": ["--json", "--store"],
@@ -167,6 +174,23 @@ def test_listing_reads_little() -> None:
         "assert not {'pydantic', 'rich', 'typer', 'numpy'} & set(sys.modules), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_what_was_run_is_known_from_its_results(tmp_path: Path) -> None:
+    """Settings and the row's own seeds, where nothing else is said; of the file of that name and tier alone."""
+    stored = load(Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json")
+    save(stored.model_copy(update={"overrides": ("solver.lr=0.5",)}), tmp_path, "named")
+
+    def known(rows: str, seeds: str = "", sets: list[str] | None = None, name: str = "named") -> tuple[Any, ...]:
+        plan = trained_of(["har-table1"], "mini", rows, seeds, None, None, sets, tmp_path, name)
+        return plan.rows[0].seeds, plan.overrides
+
+    changed = ("solver.lr=0.5",)
+    assert known("sa-1-1-1") == ((0, 1, 2), changed) and known("sa-5-2-1") == ((0,), changed)
+    assert known("") == known("sa-1-2-5") == ((0, 1, 2), changed), "of a row that was not run, the table's"
+    assert known("sa-1-1-1", seeds="4") == ((4,), changed)
+    assert known("sa-1-1-1", sets=["solver.lr=1"]) == ((0, 1, 2), ("solver.lr=1",))
+    assert known("sa-1-1-1", name="") == ((0,), ())
 
 
 def test_a_list_folds_at_the_terminals_edge(

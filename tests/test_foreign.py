@@ -215,7 +215,11 @@ def test_why_a_row_gains(case: Case, tmp_path: Path, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     files = [Path(line) for line in captured.out.split()]
     assert [file.name for file in files] == [f"har-table1.mini.toy.sa-1-1-1.why.{end}" for end in ("png", "csv")]
-    lines = [line.split(",") for line in files[1].read_text().splitlines()[1:]]
+    told = files[1].read_text()
+    assert bench("plot", "why", "har-table1/sa-1-1-1", *words[:-2]) == 0
+    assert files[1].read_text() == told, "seeds are those of the results file"
+    capsys.readouterr()
+    lines = [line.split(",") for line in told.splitlines()[1:]]
     parts = {(group, part): [float(number) for number in numbers] for group, part, *numbers in lines}
     assert {group for group, _ in parts} == {"total", "error", "overlap", "size", "class"}
     results = collect(case.plan, case.plan.rows[0].recipe, case.store)

@@ -16,6 +16,7 @@ from benchsuite.cli.options import (
     Ids,
     Json,
     MicroBatch,
+    Name,
     PerJob,
     Recompute,
     Rows,
@@ -31,6 +32,7 @@ from benchsuite.cli.options import (
     complete,
     planned_of,
     target_of,
+    trained_of,
 )
 from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
@@ -132,7 +134,7 @@ def run(
     budget: BudgetTime = "", takes: Takes = None, spread: Spread = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once: per GPU, or sharing the CPU's cores.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("results"),
-    name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
+    name: Name = "",
     force: Annotated[bool, typer.Option(help="Overwrite a results file of unlike settings.")] = False,
     checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", min=1)] = 500,
     deterministic: Annotated[
@@ -233,6 +235,9 @@ def plot(
     tier: Annotated[str, typer.Option("--tier", "-t", help="Results of this tier only; for detections: smoke.")] = "",
     seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
+    named: Annotated[
+        str, typer.Option("--name", help="Part of the results file's name; by default the other dataset's.")
+    ] = "",
     figure: Annotated[str, typer.Option(help="Another figure of the recipe than its default; see `bench list`.")] = "",
     images: Annotated[int, typer.Option(help="For detections: how many pictures.", min=1)] = 6,
     image: Annotated[int, typer.Option(help="For other pictures: which image of the split.", min=0)] = 0,
@@ -243,6 +248,8 @@ def plot(
     form: Annotated[Form, typer.Option("--format", help="Format of the picture.")] = "png",
 ) -> None:  # fmt: skip
     """Draw a recipe's figure from its results, or pictures with boxes from a run.
+
+    A picture's seeds and settings are those of the results file, where it is there and nothing else is said.
 
     bench plot har-table1 --tier mini
 
@@ -267,14 +274,15 @@ def plot(
         from benchsuite.verbs.diagnose import plot_diagnosed
 
         recipe, row = target_of(f"plot {name}", target)
-        planned = planned_of([recipe], tier or "smoke", "", seeds, data, data_root, sets)
+        planned = trained_of([recipe], tier or "smoke", "", seeds, data, data_root, sets, out, named)
         files, said = plot_diagnosed(name, planned, row, Store(store), out, form, threshold, against)
         print_things(*([said] if said else []), to_stderr=True)
     elif target or name == "detections":
         from benchsuite.verbs.plot import plot_detections, plot_probe
 
         recipe, row = target_of(f"plot {name}", target)
-        planned, kept = planned_of([recipe], tier or "smoke", row, seeds, data, data_root, sets), Store(store)
+        planned = trained_of([recipe], tier or "smoke", row, seeds, data, data_root, sets, out, named)
+        kept = Store(store)
         if name == "detections":
             files = [plot_detections(planned, kept, out, images, form, threshold)]
         else:

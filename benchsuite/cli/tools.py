@@ -11,6 +11,8 @@ from benchsuite.cli.options import (
     DataRoot,
     Device,
     Json,
+    Name,
+    ResultsDir,
     Seeds,
     Sets,
     StoreDir,
@@ -20,6 +22,7 @@ from benchsuite.cli.options import (
     data_app,
     planned_of,
     target_of,
+    trained_of,
 )
 from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
@@ -101,11 +104,13 @@ def export(
     target: Annotated[str, typer.Argument(help="RECIPE/ROW, trained before.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
     tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
-    store: StoreDir = None,
+    store: StoreDir = None, results: ResultsDir = Path("results"), name: Name = "",
     images: Annotated[int, typer.Option(help="On how many pictures to hold it against torch.", min=0)] = 4,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write a trained detector as an ONNX file of standard operators, and hold its detections against torch's.
+
+    Seed and settings are those of the results file, where it is there and nothing else is said.
 
     bench export pod-table2/retina-50-fd --tier mini -o retina.onnx
     """
@@ -114,7 +119,7 @@ def export(
     from benchsuite.verbs.listing import print_export
 
     recipe, row = target_of("export", target)
-    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets)
+    planned = trained_of([recipe], tier, row, seeds, data, data_root, sets, results, name)
     found = write(planned, Store(store), out, images)
     print_json(found.form()) if as_json else print_export(found)
 
@@ -126,9 +131,12 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("predicted"),
     threshold: Annotated[float, typer.Option(help="The least score drawn.", min=0, max=1)] = 0.3,
     tier: Tier = "smoke", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None,
-    store: StoreDir = None, device: Device = "auto", as_json: Json = False,
+    store: StoreDir = None, results: ResultsDir = Path("results"), name: Name = "",
+    device: Device = "auto", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Detect on a folder of pictures with a trained row: COCO results and drawn pictures.
+
+    Seed and settings are those of the results file, where it is there and nothing else is said.
 
     bench predict har-table1/baseline --tier mini --images ~/pictures
     """
@@ -137,7 +145,7 @@ def predict(
     from benchsuite.verbs.terminal import print_things
 
     recipe, row = target_of("predict", target)
-    planned = planned_of([recipe], tier, row, seeds, data, data_root, sets, device)
+    planned = trained_of([recipe], tier, row, seeds, data, data_root, sets, results, name, device)
     found = predict_on(planned, Store(store), images, out, threshold)
     if as_json:
         print_json(found.form())

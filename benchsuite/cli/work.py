@@ -11,6 +11,7 @@ from benchsuite.cli.options import (
     Device,
     Id,
     Json,
+    Name,
     Out,
     Rows,
     Seeds,
@@ -18,8 +19,8 @@ from benchsuite.cli.options import (
     StoreDir,
     Tier,
     app,
-    planned_of,
     store_app,
+    trained_of,
 )
 from benchsuite.errors import InputError, visible
 from benchsuite.verbs.terminal import print_json
@@ -74,7 +75,7 @@ def pack(
     recipe: Id, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
     sets: Sets = None, store: StoreDir = None, device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results files.")] = Path("results"),
-    name: Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")] = "",
+    name: Name = "",
     file: Annotated[Path | None, typer.Option("--file", "-o", help="The archive: RECIPE.TIER.tar.xz.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -91,9 +92,8 @@ def pack(
     from benchsuite.verbs.listing import print_packed
 
     chosen, named = load_recipe(recipe), name or (data.resolve().name if data else "")
-    if known := earlier(chosen, tier, named, out):
-        seeds, sets = seeds or ",".join(map(str, known.seeds)), sets or list(known.overrides)
-    planned = planned_of([recipe], tier, rows, seeds, data, data_root, sets, device)
+    known = earlier(chosen, tier, named, out)
+    planned = trained_of([recipe], tier, rows, seeds, data, data_root, sets, out, named, device)
     target = file or Path(".".join(filter(None, (chosen.id, tier, named, "tar.xz"))))
     found = pack_up(planned, planned.rows[0].recipe, Store(store), target, named, known)
     print_json(found.form()) if as_json else print_packed(found)
