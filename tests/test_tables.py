@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -121,12 +122,32 @@ def test_terminal_shows_every_verdict(stored: Results, capsys: pytest.CaptureFix
     assert "28.2 ±0.4" in text
 
 
-def test_a_narrow_terminal_loses_no_column(stored: Results, capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("width", [44, 60, 80])
+def test_a_narrow_terminal_loses_no_column(stored: Results, width: int, capsys: pytest.CaptureFixture[str],
                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setenv("COLUMNS", "80")
-    render(compare([stored]))
+    monkeypatch.setenv("COLUMNS", str(width))
+    render(compare([stored]), values_only=True)
     text = capsys.readouterr().out
-    assert "APl" in text and "50.7" in text and "…" not in text
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    numbers = [number(value, 1) for row in stored.rows for value in row.published.values() if isinstance(value, float)]
+    assert len(numbers) > 20 and not Counter(numbers) - Counter(re.findall(r"\d+\.\d", text))
+    heads = [line.split() for line in text.splitlines() if "AP" in line and "ours" not in line]
+    assert [head for line in heads for head in line if head.startswith("AP")] == [each.id for each in stored.columns]
+
+
+@pytest.mark.parametrize("width", [40, 80, 109, 110])
+def test_claims_can_be_read_on_any_terminal(stored: Results, width: int, capsys: pytest.CaptureFixture[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Sentences fold between words and are never cut; the table's numbers may be wider than so narrow a terminal."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    compared = compare([stored])
+    render(compared)
+    _, claims = capsys.readouterr().out.split("Claims (")
+    assert "…" not in claims and max(map(len, claims.splitlines()[1:])) <= width
+    words = "".join(claims.split())
+    for claim in compared.sections[0].claims:
+        assert width == 110 or "".join(f"{claim.text} {claim.verdict} · paper".split()) in words
+        assert width == 110 or "".join(claim.note.split()) in words
 
 
 def test_each_seed_over_images_while_they_are_few(stored: Results) -> None:

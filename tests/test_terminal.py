@@ -181,3 +181,18 @@ def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) 
     assert bench() == 2
     captured = capsys.readouterr()
     assert "Train, predict" in captured.out + captured.err or "Run tables" in captured.out + captured.err
+
+
+def test_sentences_break_between_words_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    sentence = "smoke tier on generated (synthetic) train (64 images)"
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    print_things(sentence)
+    assert capsys.readouterr().out == f"{sentence}\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_things(sentence)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["smoke tier on generated", "(synthetic) train (64 images)"]

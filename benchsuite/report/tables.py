@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchsuite.errors import InputError, nearest, shortened
@@ -15,6 +17,8 @@ from benchsuite.report.html import as_html
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+WIDE = 110  # columns of a terminal in which a table of sentences can be read
+GAP = 3  # between columns
 LONGEST_TEXT = 500  # letters of a cell, a caption or a remark
 STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yellow", "verdict": "italic"}
 
@@ -31,12 +35,12 @@ def render(comparison: Comparison, form: str = "text", values_only: bool = False
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
-    for part in terminal(comparison, values_only):
+    for part in terminal(comparison, values_only, console.width):
         console.print(part)
 
 
-def terminal(comparison: Comparison, values_only: bool = False) -> "list[RenderableType]":
-    """The tables for a terminal, to be printed in turn."""
+def terminal(comparison: Comparison, values_only: bool = False, width: int = WIDE) -> "list[RenderableType]":
+    """The tables for a terminal, to be printed in turn; sentences stand one below the other where it is narrow."""
     from rich.text import Text
 
     parts: list[RenderableType] = []
@@ -44,8 +48,48 @@ def terminal(comparison: Comparison, values_only: bool = False) -> "list[Rendera
         captions = [Text(shortened(line, LONGEST_TEXT)) for line in grid.caption.splitlines()]
         parts += [Text(shortened(grid.title, LONGEST_TEXT), style="bold"), *captions]
         notes = (Text(shortened(note, LONGEST_TEXT), style="dim") for note in grid.notes)
-        parts += [_rich_table(grid), *notes, Text()]
+        told = _rich_blocks(grid) if grid.prose and width < WIDE else _rich_tables(grid, width)
+        parts += [*told, *notes, Text()]
     return parts
+
+
+def _rich_blocks(grid: Grid) -> "list[RenderableType]":
+    """A line's first cell, its middle ones under their heads, its last."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for first, verdict, *middle, last in grid.lines:
+        numbers = [f"{head} {text}" for head, text in zip(grid.head[2:-1], middle, strict=True) if text != MISSING]
+        said = Text.assemble((verdict, STYLES.get(verdict, "")), *(f" · {text}" for text in numbers))
+        parts += [Text(first), Padding(said, (0, 0, 0, 2)), *([Padding(Text(last), (0, 0, 0, 2))] if last else [])]
+    return parts
+
+
+def _rich_tables(grid: Grid, width: int) -> "list[RenderableType]":
+    """One below the other, each with as many columns of numbers as there is room for; one where all fit."""
+    needs = [max(map(len, cells)) if index in grid.words else max(map(_unbroken, cells))
+             for index, cells in enumerate(zip(grid.head, *grid.lines, strict=True))]  # fmt: skip
+    words = [index for index in range(len(needs)) if index in grid.words]
+    if grid.prose or sum(needs) + GAP * (len(needs) - 1) <= width:
+        return [_rich_table(grid)]
+    parts: list[list[int]] = [[]]
+    for index in (index for index in range(len(needs)) if index not in grid.words):
+        chosen = [*words, *parts[-1], index]
+        if parts[-1] and sum(needs[each] for each in chosen) + GAP * (len(chosen) - 1) > width:
+            parts.append([])
+        parts[-1].append(index)
+    return [_rich_table(_columns(grid, [*words, *part])) for part in parts]
+
+
+def _unbroken(text: str) -> int:
+    """Letters of the longest word."""
+    return max(map(len, text.split()), default=0)
+
+
+def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:
+    head, *lines = (tuple(line[index] for index in chosen) for line in (grid.head, *grid.lines))
+    return replace(grid, head=head, lines=tuple(lines))
 
 
 def _rich_table(grid: Grid) -> "RenderableType":

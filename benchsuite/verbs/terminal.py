@@ -110,12 +110,12 @@ def print_things(*things: object, to_stderr: bool = False) -> None:
     from rich.text import Text
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False)
-    for thing in things:  # a sentence stays one line, however narrow the terminal; tables fold, their names last
+    for thing in things:  # tables fold, their names last; in a file a sentence stays one line
         if isinstance(thing, Table) and thing.row_count:
             names = thing.columns[0]
             names.no_wrap = max(console.measure(cell).maximum for cell in names.cells) <= console.width * 2 // 3
         shown = thing if isinstance(thing, Table | Text) else visible(str(thing))
-        console.print(shown, soft_wrap=not isinstance(thing, Table), markup=False)
+        console.print(shown, soft_wrap=not (isinstance(thing, Table) or console.is_terminal), markup=False)
 
 
 def marked(style: str, word: str, rest: str) -> "Text":
