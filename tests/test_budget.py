@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from benchsuite.cli.app import app
@@ -20,7 +21,7 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.loading import load_recipe
 from benchsuite.report.statistics import LEVEL, degrees, power, t_quantile
 from benchsuite.verbs import budget
-from benchsuite.verbs.budget import choose, run
+from benchsuite.verbs.budget import Stake, choose, run
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan, make_plan
 from benchsuite.verbs.run import Ran, RunOptions
@@ -114,8 +115,38 @@ def test_power_is_how_often_a_test_settles(margin: float, deviation: float, seed
 
 
 def test_power_of_what_never_varies() -> None:
-    assert power(0.1, 0.0, 2, 1, 0.05) == 1 and power(0, 0.0, 2, 1, 0.05) == 0
+    assert power(0.1, 0.0, 3, 2, 0.05) == 1 and power(0, 0.0, 3, 2, 0.05) == 0
+    assert power(0.1, 0.0, 2, 1, 0.05) == 0, "two equal differences settle nothing"
     assert power(1000, 0.001, 5, 4, 0.01) == 1
+
+
+@pytest.mark.parametrize(
+    ("margin", "deviation", "seeds", "df", "level"), [(1, 1, 3, 2.6, 0.05), (0.5, 1, 5, 4.6, 0.01)]
+)
+def test_power_is_of_students_noncentral_t(
+    margin: float, deviation: float, seeds: int, df: float, level: float
+) -> None:
+    reach, shift = t_quantile(level, df), margin * seeds**0.5 / deviation
+    expected = stats.nct.sf(reach, df, shift) + stats.nct.cdf(-reach, df, shift)
+    assert power(margin, deviation, seeds, df, level) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.2, -0.5])
+@pytest.mark.parametrize("deviation", [0.1, 0.25, 0.5])
+def test_power_of_a_bound_on_both_sides(difference: float, deviation: float) -> None:
+    """Simulated: ten seeds, level 1 %, said to be within 0.3."""
+    rng = np.random.default_rng(0)
+    mean = difference + rng.normal(0, deviation / 10**0.5, 40_000)
+    reach = t_quantile(0.01, 9) * deviation * np.sqrt(rng.chisquare(9, 40_000) / 90)
+    settled = (np.abs(np.abs(mean) - 0.3) > reach).mean()
+    found = power(0.3 - abs(difference), deviation, 10, 9, 0.01, within=0.3)
+    assert found == pytest.approx(settled, abs=0.01)
+
+
+def test_a_claim_on_its_bound_has_no_chance() -> None:
+    """Only false alarms would settle it."""
+    claim = load_recipe("har-table1").claims[0]
+    assert Stake(load_recipe("har-table1"), claim, claim.rows, 0.0, 1.0).power(5, 5) == 0
 
 
 def test_the_rows_of_the_largest_gains_come_first(store: Store) -> None:
@@ -137,7 +168,7 @@ def test_more_time_settles_no_less_and_is_never_exceeded(store: Store) -> None:
         assert found.estimate <= hours * HOUR and expected >= before
         assert found.estimate == HOUR * len(found.units)
         before = expected
-    assert before > 1
+    assert before > 0.8
 
 
 def test_what_is_done_costs_nothing_and_tells_the_spread(store: Store) -> None:
@@ -195,7 +226,7 @@ def test_a_claim_that_is_settled_early_gets_no_more_seeds(store: Store, monkeypa
 
     asked: list[Plan] = []
     monkeypatch.setattr(budget, "run_plan", faked(store, value, asked, 1.0))
-    chosen = choose(table(), store, 100 * HOUR, Estimates.on(store, "cpu", TOLD), spread=1.0)
+    chosen = choose(table(), store, 100 * HOUR, Estimates.on(store, "cpu", TOLD), spread=0.1)
     ran, told = run(chosen, store, RunOptions())
     assert ran.results["har-table1"].seeds[:2] == chosen.order[:2]
     early = [line for line in told if line.endswith("settled early")]

@@ -13,7 +13,16 @@ from benchsuite.errors import InputError
 from benchsuite.recipe.recipe import Column, Spread
 from benchsuite.report.compare import compare
 from benchsuite.report.grids import grids
-from benchsuite.report.results import ClaimRecord, DataRecord, ImagesTogether, Measured, Results, RowRecord, load
+from benchsuite.report.results import (
+    ClaimRecord,
+    DataRecord,
+    ImageInterval,
+    ImagesTogether,
+    Measured,
+    Results,
+    RowRecord,
+    load,
+)
 from benchsuite.report.saving import save
 from benchsuite.report.statistics import t_quantile
 from benchsuite.report.tables import markdown
@@ -109,10 +118,42 @@ def test_smoke_settles_nothing() -> None:
 
 
 def test_equal_differences_say_so() -> None:
-    found = verdict(table({"a": [30.0, 31.0], "b": [31.0, 32.0]}, BEATS))
+    found = verdict(table({"a": [30.0, 31.0, 32.5], "b": [31.0, 32.0, 33.5]}, BEATS))
     assert found.verdict == "holds"
     assert found.note == "the difference is the same for all seeds"
-    assert verdict(table({"a": [30.0, 31.0], "b": [30.0, 31.0]}, BEATS)).verdict == "not settled"
+    assert verdict(table({"a": [30.0, 31.0, 32.5], "b": [30.0, 31.0, 32.5]}, BEATS)).verdict == "not settled"
+    two = verdict(table({"a": [30.0, 31.0], "b": [31.0, 32.0]}, BEATS))
+    assert (two.verdict, two.note) == ("not settled", "two seeds of equal differences settle nothing; take a third")
+
+
+@pytest.mark.parametrize(
+    "values", [([30.1, 31.2, 29.7], [30.4, 31.5, 30.0]), ([0.1 + 0.2, 1.1 + 2.2, 5.0], [0.6, 3.6, 5.3])]
+)
+def test_what_floats_leave_settles_nothing(values: tuple[list[float], list[float]]) -> None:
+    """Every difference is 0.3 as decimals, and 0.3 is the bound."""
+    measured = table(dict(zip("ab", values, strict=True)))
+    for claim in (
+        ClaimRecord(better="b", than="a", on="AP", by=0.3),
+        ClaimRecord(close="b", to="a", on="AP", within=0.3),
+    ):
+        found = verdict(measured.model_copy(update={"claims": (claim,)}))
+        assert (found.verdict, found.p) == ("not settled", 1.0)
+
+
+def test_rows_of_one_training_are_a_pair() -> None:
+    """A network tested in two ways: its noise is in both. To the others it is one row."""
+    rows = {"a": [30.0, 31.0, 30.4], "b": [41.0, 42.1, 40.2], "b-ms": [43.1, 44.0, 42.2], "c": [43.5, 42.6, 44.9]}
+    claims = [ClaimRecord(better="b-ms", than=than, on="AP") for than in ("b", "a")]
+    plain = table(rows, *claims)
+    shared = plain.model_copy(update={
+        "rows": tuple(row.model_copy(update={"trained": "of b" if "b" in row.id else row.id}) for row in plain.rows)
+    })  # fmt: skip
+    pair, other = compare([shared]).sections[0].claims
+    assert pair.difference is not None and pair.df == 2 and pair.verdict == "holds"
+    assert (pair.difference.low, pair.difference.high) == pytest.approx((1.752, 2.248), abs=1e-3)
+    without = verdict(table({name: rows[name] for name in ("a", "b-ms", "c")}, claims[1]))
+    assert other.difference == without.difference
+    assert compare([plain]).sections[0].claims[0].verdict == "not settled"
 
 
 def test_claims_of_a_table_share_one_error_rate() -> None:
@@ -144,14 +185,14 @@ def test_an_unsettled_claim_names_what_would_settle_it() -> None:
 
 
 def test_the_other_rows_of_a_table_help_to_settle_a_claim() -> None:
-    rows = {"a": [30.0, 31.0, 30.0], "b": [30.9, 31.3, 30.9]}
+    rows = {"a": [30.0, 31.0, 30.0], "b": [30.85, 31.3, 30.9]}
     alone = verdict(table(rows, BEATS))
     others = {"c": [30.1, 31.2, 30.1], "d": [30.4, 31.3, 30.3], "e": [30.3, 31.2, 30.2]}
     together = verdict(table(rows | others, BEATS))
     assert (alone.verdict, together.verdict) == ("not settled", "holds")
     assert alone.difference is not None and together.difference is not None
     assert alone.difference.mean == pytest.approx(together.difference.mean)
-    assert (alone.df, together.df) == (2, 4)
+    assert (alone.df, together.df) == (2, 2.6)
 
 
 def test_a_cell_and_a_claim_tell_the_same_of_a_difference() -> None:
@@ -167,9 +208,29 @@ def test_the_interval_of_seeds_and_images_is_wider_than_either() -> None:
     found = verdict(table(rows, BEATS.model_copy(update={"images_together": together})))
     assert found.both is not None and found.difference is not None
     assert found.difference.low is not None and found.difference.high is not None
-    assert found.both[0] < min(found.difference.low, 0.5) and found.both[1] > max(found.difference.high, 1.4)
+    assert found.both[0] <= min(found.difference.low, 0.5) and found.both[1] >= max(found.difference.high, 1.4)
     fewer = together.model_copy(update={"seeds": (0, 1)})
     assert verdict(table(rows, BEATS.model_copy(update={"images_together": fewer}))).both is None
+    of_now = tuple(ImageInterval(seed=s, difference=d, low=d - 1, high=d + 1) for s, d in enumerate((1.0, 1.1, 0.9)))
+    told = {"images_together": together, "images": of_now}
+    assert verdict(table(rows, BEATS.model_copy(update=told))).both is not None
+    stale = (of_now[0].model_copy(update={"difference": 2.0}), *of_now[1:])
+    found = verdict(table(rows, BEATS.model_copy(update={**told, "images": stale})))
+    assert found.both is None and found.claim.images == of_now[1:], "an earlier run's values are not these"
+
+
+def test_what_a_settled_claim_could_have_seen_it_would_have_settled() -> None:
+    """Had its difference been smaller, the other settled claims would still have passed before it."""
+    rows = {"a": [30.0, 30.4, 29.8, 30.1], "c": [36.0, 36.5, 35.7, 36.3], "d": [35.2, 35.3, 34.6, 35.1]}
+    others = [ClaimRecord(better=row, than="a", on="AP") for row in "cd"]
+    b = [38.1, 38.3, 37.9, 38.5]
+
+    def close(within: float) -> ClaimVerdict:
+        claim = ClaimRecord(close="b", to="a", within=within, on="AP")
+        return compare([table(rows | {"b": b}, claim, *others)]).sections[0].claims[0]
+
+    least = close(20.0).equivalent_within
+    assert least is not None and close(least * 1.001).verdict == "holds" and close(least * 0.999).verdict != "holds"
 
 
 def test_rows_said_to_be_close_are_equivalent_within_something() -> None:

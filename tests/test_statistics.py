@@ -74,7 +74,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_p_value_without_spread() -> None:
     assert p_value(0.0, 0.0, 3) == 1
-    assert p_value(-0.1, 0.0, 3) == 0
+    assert p_value(-0.1, 0.0, 3) == 0 and p_value(-0.1, 0.0, 1.6) == 1
 
 
 @given(st.lists(values, min_size=2, max_size=6), values)
@@ -83,7 +83,9 @@ def test_p_and_interval_agree(found: list[float], bound: float) -> None:
     assert s is not None and s.error is not None and s.low is not None and s.high is not None
     excluded = not s.low <= bound <= s.high
     p = p_value(s.mean - bound, s.error, s.n - 1)
-    if abs(p - 0.05) > 1e-6 and abs(s.mean - bound) > 1e-9:
+    if s.error == 0 and s.n == 2:
+        assert p == 1, "two seeds alike are no evidence"
+    elif abs(p - 0.05) > 1e-6 and abs(s.mean - bound) > 1e-9:
         assert excluded == (p < 0.05)
 
 
@@ -131,8 +133,8 @@ def test_a_noisy_row_is_told_from_the_others() -> None:
     assert found[1:] == pytest.approx(np.full(4, found[1:].mean()), rel=0.1)
 
 
-def test_degrees_are_at_most_the_tables() -> None:
-    assert [degrees(2, 3), degrees(3, 2), degrees(5, 3), degrees(5, 5)] == [2, 2, 4, 6]
+def test_other_rows_add_degrees() -> None:
+    assert [degrees(2, 3), degrees(3, 2), degrees(5, 3), degrees(5, 5)] == [2, 1.6, 2.6, 4.6]
 
 
 def test_a_contrast_takes_the_seeds_of_both_and_the_rows_that_have_them() -> None:
@@ -140,12 +142,22 @@ def test_a_contrast_takes_the_seeds_of_both_and_the_rows_that_have_them() -> Non
     found = contrast(table, "a", "b")
     assert found is not None
     summary, df = found
-    assert (summary.n, summary.mean, df) == (2, 1.25, 2)
+    assert (summary.n, summary.mean, df) == (2, 1.25, 1.6)
     expected = variances(np.array([[1.0, 2.0], [0.0, 0.5], [5.0, 7.0]]))
     assert summary.deviation == pytest.approx(math.sqrt(expected[0] + expected[1]))
     assert contrast(table | {"e": table["c"]}, "a", "b") == found, "a twin tells nothing new"
     assert contrast(table, "a", "d") == (Summary(1, -2.0), 0.0)
     assert contrast({"a": {0: 1.0}, "b": {1: 1.0}}, "a", "b") is None
+
+
+def test_of_each_other_training_one_row_speaks() -> None:
+    rng = np.random.default_rng(0)
+    table = {row: dict(enumerate(rng.normal(size=4).tolist())) for row in "abcde"}
+    trained = {"a": "x", "b": "x", "c": "y", "d": "y"}
+    pair = contrast(table, "a", "b", trained)
+    assert pair == contrast({row: table[row] for row in "ab"}, "a", "b")
+    assert contrast(table, "b", "d", trained) == contrast({row: table[row] for row in "bde"}, "b", "d")
+    assert contrast(table, "a", "e", trained) == contrast({row: table[row] for row in "ace"}, "a", "e")
 
 
 def test_equal_differences_have_no_spread() -> None:
@@ -176,9 +188,10 @@ def test_seeds_and_images_add_up() -> None:
     seeds = summarise([0.2, 1.0, 1.8])
     assert seeds is not None and seeds.low is not None and seeds.high is not None and seeds.error is not None
     assert two_levels(seeds, 2, (1.0, 1.0)) == pytest.approx((seeds.low, seeds.high))
-    low, high = two_levels(seeds, 2, (1 - 1.96 * seeds.error, 1.0))
+    low, high = two_levels(seeds, 2, (1 - 3.92 * seeds.error, 1.0))
     assert high == pytest.approx(seeds.high), "side by side"
-    assert low == pytest.approx(1 - t_quantile(0.05, 8) * seeds.error * math.sqrt(2), abs=1e-4)
+    assert low == pytest.approx(1 - t_quantile(0.05, 2 * 5**2) * seeds.error * math.sqrt(5), abs=1e-4)
+    assert two_levels(seeds, 2, (1 - 1.96 * seeds.error, 1.0)) == (seeds.low, seeds.high), "not narrower than of seeds"
     wide = two_levels(seeds, 2, (-99.0, 101.0))
     assert wide == pytest.approx((-99, 101), rel=1e-3)
     same = summarise([1.0, 1.0])

@@ -147,11 +147,16 @@ def tier_agreements(group: Sequence[Section], lower: Section) -> Iterator[TierAg
     for higher in group:
         if higher.results.tier in order[order.index(lower.results.tier) + 1 :]:
             columns = {column.id: _between(lower, higher, column.id) for column in lower.results.columns}
-            verdicts = {claim.text: claim.verdict for claim in higher.claims if claim.verdict != "not settled"}
-            both = [claim for claim in lower.claims if claim.verdict != "not settled" and claim.text in verdicts]
-            alike = sum(verdicts[claim.text] == claim.verdict for claim in both)
+            verdicts = {_same(claim): claim.verdict for claim in higher.claims if claim.verdict != "not settled"}
+            both = [claim for claim in lower.claims if claim.verdict != "not settled" and _same(claim) in verdicts]
+            alike = sum(verdicts[_same(claim)] == claim.verdict for claim in both)
             known = {name: found for name, found in columns.items() if found is not None}
             yield TierAgreement(lower, higher, known, alike, len(both))
+
+
+def _same(claim: ClaimVerdict) -> tuple[object, ...]:
+    """What makes it the same claim in another run."""
+    return claim.claim.rows, claim.claim.on, claim.claim.by, claim.claim.within
 
 
 def _between(lower: Section, higher: Section, column: str) -> Agreement | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
+LARGEST = 1e12  # of a measured value; FLOPs come in units
 CURE = "delete or restore it, and let `bench run` write it again: what was finished is kept"
 Tier = Literal["smoke", "mini", "paper"]
 RowStatus = Literal["done", "partial", "failed", "not_run", "quoted"]
@@ -61,6 +62,8 @@ class Measured(_Record):
             math.isclose(self.mean or 0, expected or 0, rel_tol=1e-6, abs_tol=1e-9) if both else self.mean is expected
         ):
             raise ValueError(f"its mean is {self.mean}, its values give {expected}")
+        if any(abs(value) > LARGEST for value in self.values if value is not None):
+            raise ValueError(f"a value beyond {LARGEST:g} is no measurement")
         return self
 
 
@@ -101,8 +104,9 @@ class RowRecord(_Record):
     """One row of the table as it came out; a foreign row is of somebody else's detections, scored here.
 
     `settings` is the content key of the row's measuring jobs planned at seed 0: equal for equal settings whatever
-    the seeds, "" where unknown. `keys` are the keys of the jobs that measured. `reason` says in one line why a row
-    failed or was not run; `deviations` what differs from the paper.
+    the seeds, "" where unknown. So is `trained` of its trainings: rows that have it in common are uses of one network.
+    `keys` are the keys of the jobs that measured. `reason` says in one line why a row failed or was not run;
+    `deviations` what differs from the paper.
     """
 
     id: Id
@@ -114,6 +118,7 @@ class RowRecord(_Record):
     baseline: str | None = None
     measured: Mapping[str, Measured] = Field(default_factory=dict)
     settings: str = ""
+    trained: str = ""
     keys: tuple[Key, ...] = ()
     device: str = ""
     deviations: tuple[str, ...] = ()

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 LEVEL = 0.05
 """Error rate of an interval, and of all the verdicts of one table together."""
 
-PRIOR = 2
-"""Degrees of freedom by which a row's variance is drawn towards its table's."""
+PRIOR, GAINED = 0.25, 0.6
+"""Degrees of freedom by which a row's variance is drawn towards its table's, and those that a contrast has of the other
+rows: as many as keep false verdicts at 5 % where one row is 2.4 times as noisy (`benchmarks/claims.py`)."""
 
 Verdict = Literal["holds", "fails", "not settled"]
 
@@ -75,20 +76,26 @@ def differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
-def contrast(table: Mapping[str, Mapping[int, float]], first: str, second: str) -> tuple[Summary, float] | None:
+def contrast(
+    table: Mapping[str, Mapping[int, float]], first: str, second: str, trained: Mapping[str, str] | None = None
+) -> tuple[Summary, float] | None:
     """`first` minus `second` of a table's column (row -> seed -> value), and its degrees of freedom; None where they
     have no seed in common.
 
     The deviation is that of one seed's difference, from the variances of both rows (`variances`) among all that were
-    measured under their seeds; with two rows that of the paired t test.
+    measured under their seeds; with two rows that of the paired t test. So are rows of one training, which `trained`
+    names: they have most of their noise in common, and of each other training one row speaks.
     """
+    trained = trained or {}
     pairs = differences(table[first], table[second])
     summary = summarise(list(pairs.values()))
     if summary is None:
         return None
     if summary.n == 1 or not any(pairs.values()):
         return summary, summary.n - 1.0
-    others = (each for row, each in table.items() if row not in (first, second) and pairs.keys() <= each.keys())
+    training = {row: trained.get(row) or row for row in table}
+    speaking = {training[row]: row for row in reversed([first, second, *table]) if pairs.keys() <= table[row].keys()}
+    others = [] if training[first] == training[second] else [table[row] for row in reversed(speaking.values())]
     # A row that is another's twin tells nothing new.
     rows = dict.fromkeys(tuple(each[seed] for seed in pairs) for each in (table[first], table[second], *others))
     values = np.array(list(rows))
@@ -137,14 +144,15 @@ def variances(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def degrees(rows: int, seeds: int) -> float:
-    """Degrees of freedom of a contrast: those of its seeds and of the prior, as far as the table has them."""
-    return float(min(seeds - 1 + PRIOR, (rows - 1) * (seeds - 1)))
+    """Degrees of freedom of a contrast: those of its seeds, and what other rows add."""
+    return seeds - 1 + (GAINED if rows > 2 else 0.0)
 
 
 def p_value(margin: float, error: float, df: float) -> float:
-    """The smallest level at which an interval of that standard error, `margin` away from a bound, excludes it."""
+    """The smallest level at which an interval of that standard error, `margin` away from a bound, excludes it. Equal
+    differences of two seeds exclude nothing: on few images they come by chance."""
     if error == 0:
-        return 1.0 if margin == 0 else 0.0
+        return 1.0 if margin == 0 or df < 2 else 0.0
     return t_tail(margin / error, df)
 
 
@@ -155,11 +163,11 @@ def two_levels(
     `seeds` and its interval over `images` (bounds of a bootstrap of the same mean).
 
     Variances add up, side by side, and so do degrees of freedom (F. Satterthwaite, Biometrics Bulletin 2, 1946), of
-    which the images have many. What seeds disagree about on single images is in both variances; it is taken off once
-    where `each` seed's difference and its bounds over images, (difference, low, high), are given. A bootstrap over so
-    few seeds would be too narrow.
+    which the images have many; but the interval is never narrower than either alone. What seeds disagree about on
+    single images is in both variances; it is taken off once where `each` seed's difference and its bounds over images,
+    (difference, low, high), are given. A bootstrap over so few seeds would be too narrow.
     """
-    assert seeds.error is not None
+    assert seeds.error is not None and seeds.low is not None and seeds.high is not None
     z, own, bounds = t_quantile(LEVEL, math.inf), seeds.error**2, []
     for side, sign in ((0, -1), (1, 1)):
         other = (max(sign * (images[side] - seeds.mean), 0) / z) ** 2
@@ -168,7 +176,7 @@ def two_levels(
         whole = max(own + other - twice, own, other)
         together = df * (whole / own) ** 2 if own else math.inf
         bounds.append(seeds.mean + sign * t_quantile(LEVEL, together) * math.sqrt(whole))
-    return bounds[0], bounds[1]
+    return min(bounds[0], seeds.low, images[0]), max(bounds[1], seeds.high, images[1])
 
 
 def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:
@@ -187,24 +195,33 @@ def holm(p_values: Sequence[float | None], level: float = LEVEL) -> list[float]:
     return levels
 
 
-def seeds_needed(margin: float, deviation: float, level: float, rows: int = 2, most: int = 100) -> int | None:
-    """How many seeds would settle a claim of a table of `rows` rows if mean and deviation stayed as they are; None
-    beyond `most`."""
+def seeds_needed(margin: float, deviation: float, level: float, gained: float = 0.0, most: int = 100) -> int | None:
+    """How many seeds would settle a claim if mean and deviation stayed as they are, and the degrees of freedom that
+    other rows add; None beyond `most`."""
     for n in range(2, most + 1):
-        if abs(margin) > t_quantile(level, degrees(rows, n)) * deviation / math.sqrt(n):
+        if p_value(margin, deviation / math.sqrt(n), n - 1 + gained) < level:
             return n
     return None
 
 
-def power(margin: float, deviation: float, seeds: int, df: float, level: float) -> float:
+def power(margin: float, deviation: float, seeds: int, df: float, level: float, within: float = math.inf) -> float:
     """The chance that a test at `level` settles a claim whose difference truly lies `margin` from its bound and varies
-    by `deviation` from seed to seed: of Student's noncentral t."""
-    from scipy.special import nctdtr
+    by `deviation` from seed to seed; of a claim that it is `within` so much of 0, `margin` is to the nearer bound.
+
+    Of the normal mean, over quantiles of its estimated error (Student's noncentral t, where there is one bound).
+    """
+    from scipy.special import gammaincinv, ndtr
 
     if deviation == 0:
-        return float(margin != 0)
-    reach, shift = t_quantile(level, df), abs(margin) * math.sqrt(seeds) / deviation
-    return float(1 - nctdtr(df, shift, reach) + nctdtr(df, shift, -reach))
+        return float(p_value(margin, 0.0, df) == 0)
+    error = deviation / math.sqrt(seeds)
+    reach = t_quantile(level, df) * np.sqrt(gammaincinv(df / 2, (np.arange(500) + 0.5) / 500) * 2 / df)
+    near = margin / error
+    if math.isinf(within):
+        return float((ndtr(near - reach) + ndtr(-near - reach)).mean())
+    far = 2 * within / error - near
+    inside = np.maximum(ndtr(near - reach) - ndtr(reach - far), 0)
+    return float((inside + ndtr(-near - reach) + ndtr(-far - reach)).mean())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Verdicts on a paper's claims, from the seeds of its table: *holds*, *fails* or *not settled*."""
 
+import math
 from dataclasses import dataclass, replace
 
 from benchsuite.report.results import ClaimRecord, Results, RowRecord, published_value
@@ -53,7 +54,12 @@ def verdicts(results: Results) -> tuple[ClaimVerdict, ...]:
     """Verdicts on all claims of the table, which share one error rate."""
     tested = [_tested(results, claim) for claim in results.claims]
     levels = holm([verdict.p for verdict in tested])
-    return tuple(_settled(results, verdict, level) for verdict, level in zip(tested, levels, strict=True))
+    passed = [verdict.p is not None and verdict.p <= level for verdict, level in zip(tested, levels, strict=True)]
+    open_ = len(tested) - sum(passed)
+    return tuple(
+        _settled(results, verdict, level, LEVEL / (open_ + passes))
+        for verdict, level, passes in zip(tested, levels, passed, strict=True)
+    )
 
 
 def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
@@ -69,45 +75,54 @@ def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     if difference.error is None:
         return replace(verdict, note="one seed settles nothing")
     p = p_value(_margin(results, claim, difference.mean), difference.error, df)
-    together = claim.images_together
-    seeds = differences(results.values(first, claim.on), results.values(second, claim.on)).keys()
-    if together is not None and set(together.seeds) == seeds:
-        each = [(one.difference, one.low, one.high) for one in claim.images if one.seed in seeds]
-        both = two_levels(difference, df, (together.low, together.high), each if len(each) == len(seeds) else ())
-        verdict = replace(verdict, both=both)
-    return replace(verdict, p=p, df=df)
+    pairs, together = (
+        differences(results.values(first, claim.on), results.values(second, claim.on)),
+        claim.images_together,
+    )
+    # Those that are of the values here, and not of an earlier run's.
+    fresh = tuple(one for one in claim.images if abs(one.difference - pairs.get(one.seed, math.inf)) < 1e-5)
+    verdict = replace(verdict, p=p, df=df, claim=claim.model_copy(update={"images": fresh}))
+    if together is None or set(together.seeds) != pairs.keys() or len(fresh) < len(claim.images):
+        return verdict
+    each = [(one.difference, one.low, one.high) for one in fresh] if len(fresh) == len(pairs) else []
+    return replace(verdict, both=two_levels(difference, df, (together.low, together.high), each))
 
 
-def _settled(results: Results, verdict: ClaimVerdict, level: float) -> ClaimVerdict:
+def _settled(results: Results, verdict: ClaimVerdict, level: float, last: float) -> ClaimVerdict:
+    """With what becomes of it at its `level`; had its difference been smaller, it would have been held to the `last`
+    that the other settled ones leave."""
     difference = verdict.difference
     if verdict.p is None or verdict.df is None or difference is None or difference.error is None:
         return verdict
     margin = _margin(results, verdict.claim, difference.mean)
-    reach = t_quantile(level, verdict.df) * difference.error
+    reach = t_quantile(last, verdict.df) * difference.error
     within = None if verdict.claim.within is None else abs(difference.mean) + reach
     settled = replace(verdict, level=level, detectable=reach, equivalent_within=within)
     if verdict.p <= level:
         note = "the difference is the same for all seeds" if difference.deviation == 0 else ""
         return replace(settled, verdict="holds" if margin > 0 else "fails", note=note)
-    return replace(settled, note=_remedy(results, settled, margin, level))
+    return replace(settled, note=_remedy(settled, margin, level))
 
 
-def _remedy(results: Results, verdict: ClaimVerdict, margin: float, level: float) -> str:
+def _remedy(verdict: ClaimVerdict, margin: float, level: float) -> str:
     """Why a claim is not settled, and what would settle it."""
-    assert verdict.difference is not None and verdict.difference.deviation is not None and verdict.p is not None
-    rows = sum(bool(results.values(row.id, verdict.claim.on)) for row in own_rows(results))
-    needed = seeds_needed(margin, verdict.difference.deviation, level, rows)
+    found = verdict.difference
+    assert found is not None and found.deviation is not None and verdict.p is not None and verdict.df is not None
+    if found.deviation == 0 and margin:
+        return "two seeds of equal differences settle nothing; take a third"
+    needed = seeds_needed(margin, found.deviation, level, verdict.df - (found.n - 1))
     enough = f"about {needed} seeds would settle it" if needed else "too close to settle by seeds"
     alone = "settled were it the only claim; " if verdict.p <= LEVEL else ""
-    return f"{alone}{enough} if the spread stays as it is"
+    return f"{alone}{enough} if mean and spread stay as they are"
 
 
 def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
     """How far a difference lies on the claim's side of its bound; negative on the other side."""
-    if claim.within is not None:
-        return claim.within - abs(difference)
     lower = {column.id: column.better for column in results.columns}[claim.on] == "lower"
-    return (-difference if lower else difference) - claim.by
+    margin = (-difference if lower else difference) - claim.by
+    if claim.within is not None:
+        margin = claim.within - abs(difference)
+    return 0.0 if abs(margin) < 1e-9 else margin  # what floats leave of equal decimals
 
 
 def _text(results: Results, claim: ClaimRecord) -> str:
@@ -131,4 +146,5 @@ def published_difference(results: Results, column: str, first: str, second: str)
 def measured_difference(results: Results, column: str, first: str, second: str) -> tuple[Summary, float] | None:
     """`first` minus `second`, and its degrees of freedom: the same for a cell and for a claim."""
     rows = dict.fromkeys([first, second, *(row.id for row in own_rows(results))])
-    return contrast({row: results.values(row, column) for row in rows}, first, second)
+    trained = {row.id: row.trained for row in results.rows}
+    return contrast({row: results.values(row, column) for row in rows}, first, second, trained)

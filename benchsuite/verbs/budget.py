@@ -50,6 +50,7 @@ class Stake:
     rows: tuple[str, str]
     margin: float
     deviation: float
+    within: float = math.inf
     why: str = ""
 
     @property
@@ -59,10 +60,10 @@ class Stake:
 
     def power(self, seeds: int, rows: int) -> float:
         """The chance of a verdict with so many seeds that both rows have, of a table of so many rows."""
-        if self.why or seeds < 2:
+        if self.why or seeds < 2 or not self.margin:  # on the bound only false alarms would settle it
             return 0.0
         level = LEVEL / len(self.recipe.claims)
-        return power(self.margin, self.deviation, seeds, degrees(max(rows, 2), seeds), level)
+        return power(self.margin, self.deviation, seeds, degrees(max(rows, 2), seeds), level, self.within)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def run(budget: Budget, store: Store, options: RunOptions) -> tuple[Ran, list[st
     units: set[Unit] = set()
     for seed in order:
         its = {unit for unit in budget.units if unit[1] == seed}
-        wanted = its & budget.done | {unit for unit in its if _wanted(unit, budget.stakes, settled)}
+        wanted = its & budget.done | _wanted(its, budget.stakes, settled)
         if not wanted:
             told.append(f"seed {seed}: no claim is left that it could help to settle")
             continue
@@ -193,9 +194,13 @@ def _name(recipe: str, claim: Claim) -> str:
     return f"{recipe}: {claim.sentence()}"
 
 
-def _wanted(unit: Unit, stakes: Sequence[Stake], settled: set[str]) -> bool:
-    """Whether a claim that is not settled yet needs the unit's row."""
-    return any(unit[0] in stake.rows and stake.name not in settled for stake in stakes)
+def _wanted(units: set[Unit], stakes: Sequence[Stake], settled: set[str]) -> set[Unit]:
+    """Those of a seed's units that a claim needs which is not settled yet: it needs both of its rows."""
+    rows = {row for row, _ in units}
+    needed = {
+        row for stake in stakes if stake.name not in settled and rows.issuperset(stake.rows) for row in stake.rows
+    }
+    return {unit for unit in units if unit[0] in needed}
 
 
 def _restricted(plan: Plan, units: Iterable[Unit]) -> Plan:
@@ -281,15 +286,17 @@ def _stakes(plan: Plan, store: Store, spread: float) -> Iterable[Stake]:
             elif first is None or second is None:
                 why = "the paper prints no difference to expect"
             margin = 0.0 if first is None or second is None else _margin(recipe, claim, first - second)
-            yield Stake(recipe, claim, rows, margin, math.sqrt(2) * _spread(results, claim.on, spread), why)
+            within = math.inf if claim.within is None else claim.within
+            yield Stake(recipe, claim, rows, margin, math.sqrt(2) * _spread(results, claim.on, spread), within, why)
 
 
 def _margin(recipe: Recipe, claim: Claim, difference: float) -> float:
     """How far the paper's difference lies from the claim's bound."""
-    if claim.within is not None:
-        return claim.within - abs(difference)
     lower = {column.id: column.better for column in recipe.columns}[claim.on] == "lower"
-    return (-difference if lower else difference) - claim.by
+    margin = (-difference if lower else difference) - claim.by
+    if claim.within is not None:
+        margin = claim.within - abs(difference)
+    return 0.0 if abs(margin) < 1e-9 else margin  # what floats leave of printed decimals
 
 
 def _spread(results: Results, column: str, otherwise: float) -> float:
@@ -299,7 +306,8 @@ def _spread(results: Results, column: str, otherwise: float) -> float:
     if not table:
         return otherwise
     seeds = max(table, key=len).keys()
-    rows = [[values[seed] for seed in seeds] for values in table if seeds <= values.keys()]
+    # A row that is another's twin tells nothing new.
+    rows = {tuple(values[seed] for seed in seeds) for values in table if seeds <= values.keys()}
     if len(rows) < 2:
         return otherwise
-    return math.sqrt(float(variances(np.array(rows)).mean())) or otherwise
+    return math.sqrt(float(variances(np.array(sorted(rows))).mean()))

@@ -97,6 +97,7 @@ def _row(
         status="failed" if reason and not done else status,
         measured={column: cell for column, cell in measured.items() if cell.mean is not None},
         settings=content_key([job.key for job in planned.last(0).values()]),
+        trained=planned.trained,
         keys=keys,
         device=", ".join(device for device in devices if device),
         deviations=tuple(dict.fromkeys(text for part in walk(planned.pipeline) for text in part.deviations())),

@@ -185,7 +185,9 @@ def _why(
     shared = [name for name in both[0] if all(name in each for each in both)]
     if not shared:
         raise InputError(f"plot why: {metric.protocol} does not tell what its numbers are made of")
-    parts = [part for name in shared for part in _part(name, first, second, drawn)]
+    made = {row: jobs[seeds[0]].inputs.get("train") for row, jobs in rows.items()}
+    trained = {row: job.key for row, job in made.items() if job is not None}
+    parts = [part for name in shared for part in _part(name, first, second, drawn, trained)]
     order = {name: place for place, name in enumerate(_order(metric.of_classes))}
     parts.sort(key=lambda part: order.get(part.name, len(order)) if part.group != "class" else len(order) + 1)
     over = "images" if len(seeds) == 1 else f"{len(seeds)} seeds and images"
@@ -199,7 +201,7 @@ def _order(column: str) -> tuple[str, ...]:
     return (column, *KINDS, *SIZE_NAMES)
 
 
-def _part(name: str, first: str, second: str, drawn: Drawn) -> Iterator[Part]:
+def _part(name: str, first: str, second: str, drawn: Drawn, trained: Mapping[str, str]) -> Iterator[Part]:
     """A part of the difference, from its draws under each seed; nothing where it is undefined."""
     group, slash, plain = name.partition("/")
     group, plain = (group, plain) if slash else ("total", name)
@@ -215,7 +217,7 @@ def _part(name: str, first: str, second: str, drawn: Drawn) -> Iterator[Part]:
     low, high = images.low, images.high
     values = {row: {seed: float(each[0]) for seed, each in seeds.items()} for row, seeds in draws.items()}
     known = {row: seeds for row, seeds in values.items() if all(map(math.isfinite, seeds.values()))}
-    if (found := contrast(known, first, second)) is not None and found[0].error is not None:
+    if (found := contrast(known, first, second, trained)) is not None and found[0].error is not None:
         single = [one for one in map(Interval.of, gains) if one is not None]
         low, high = two_levels(*found, (low, high), [(one.difference, one.low, one.high) for one in single])
     yield Part(group, plain, images.difference, low, high)

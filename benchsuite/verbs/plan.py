@@ -14,10 +14,11 @@ from benchsuite.engine.job import Job
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
 from benchsuite.pipelines.pipeline import Pipeline
+from benchsuite.pipelines.steps import Training
 from benchsuite.recipe.explain import explain
 from benchsuite.recipe.form import seeds_in
 from benchsuite.recipe.recipe import Claim, Recipe, Row
-from benchsuite.settings import find, walk
+from benchsuite.settings import content_key, find, walk
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class PlannedRow:
     def jobs(self) -> Mapping[int, Mapping[str, Job]]:
         """The last jobs of each seed, by name."""
         return {seed: self.last(seed) for seed in self.seeds}
+
+    @cached_property
+    def trained(self) -> str:
+        """The content key of its trainings under seed 0: equal for rows that are two uses of one network."""
+        jobs = {job.key: job for last in self.last(0).values() for job in _with_inputs(last)}
+        return content_key([key for key, job in jobs.items() if isinstance(job, Training)])
 
     def last(self, seed: int) -> Mapping[str, Job]:
         """The last jobs of a seed, without those that measure what no column of the table asks for."""
