@@ -134,7 +134,7 @@ def test_a_noisy_row_is_told_from_the_others() -> None:
 
 
 def test_other_rows_add_degrees() -> None:
-    assert [degrees(2, 3), degrees(3, 2), degrees(5, 3), degrees(5, 5)] == [2, 1.6, 2.6, 4.6]
+    assert [degrees(2, 3), degrees(3, 2), degrees(5, 3), degrees(5, 5)] == [2, 1.5, 2.5, 4.5]
 
 
 def test_a_contrast_takes_the_seeds_of_both_and_the_rows_that_have_them() -> None:
@@ -142,7 +142,7 @@ def test_a_contrast_takes_the_seeds_of_both_and_the_rows_that_have_them() -> Non
     found = contrast(table, "a", "b")
     assert found is not None
     summary, df = found
-    assert (summary.n, summary.mean, df) == (2, 1.25, 1.6)
+    assert (summary.n, summary.mean, df) == (2, 1.25, 1.5)
     expected = variances(np.array([[1.0, 2.0], [0.0, 0.5], [5.0, 7.0]]))
     assert summary.deviation == pytest.approx(math.sqrt(expected[0] + expected[1]))
     assert contrast(table | {"e": table["c"]}, "a", "b") == found, "a twin tells nothing new"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 LEVEL = 0.05
 """Error rate of an interval, and of all the verdicts of one table together."""
 
-PRIOR, GAINED = 0.25, 0.6
+PRIOR, GAINED = 0.25, 0.5
 """Degrees of freedom by which a row's variance is drawn towards its table's, and those that a contrast has of the other
 rows: as many as keep false verdicts at 5 % where one row is 2.4 times as noisy (`benchmarks/claims.py`)."""
 
