@@ -19,6 +19,7 @@ from benchsuite.engine.store import Store
 from benchsuite.engine.times import note, place
 from benchsuite.errors import InputError
 from benchsuite.recipe.loading import load_recipe
+from benchsuite.report.results import Measured, load
 from benchsuite.report.statistics import LEVEL, degrees, power, t_quantile
 from benchsuite.verbs import budget
 from benchsuite.verbs.budget import Stake, choose, run
@@ -182,6 +183,20 @@ def test_what_is_done_costs_nothing_and_tells_the_spread(store: Store) -> None:
         "a seed moves all rows alike, and that is not the spread"
     )
     assert found.chances()[0][1] > 0.9
+
+
+def test_a_spread_of_zero_is_one_and_twins_tell_nothing_new() -> None:
+    stored = load(Path(__file__).parent / "fixtures" / "results" / "har-table1.mini.schema1.json")
+
+    def spread(**values: list[float]) -> float:
+        rows = [stored.rows[0].model_copy(update={"id": row, "measured": {"AP": Measured.of(its)}})
+                for row, its in values.items()]  # fmt: skip
+        return budget._spread(stored.model_copy(update={"rows": tuple(rows)}), "AP", 1.0)
+
+    assert spread(a=[30, 31, 30], b=[31, 32, 31]) == 0
+    assert spread(a=[30, 31, 30]) == 1
+    pair = spread(a=[30, 31, 30], b=[31.0, 32.5, 30.7])
+    assert 0 < pair == spread(a=[30, 31, 30], b=[31.0, 32.5, 30.7], c=[31.0, 32.5, 30.7])
 
 
 def test_what_is_left_out_says_why(store: Store) -> None:

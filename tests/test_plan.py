@@ -136,6 +136,15 @@ def golden(recipe_id: str) -> dict[str, dict[str, str]]:
     }
 
 
+def test_rows_of_one_training_say_so() -> None:
+    rows = {each.row.id: each.trained for each in make_plan(select(["har-table5"]), "smoke", seeds=[3]).rows}
+    assert (
+        rows["resnet-101-ha"] == rows["resnet-101-ha-ms"] != rows["se-resnext-101-ha"] == rows["se-resnext-101-ha-ms"]
+    )
+    apart = [each.trained for each in make_plan(select(["har-table1"]), "smoke").rows]
+    assert len(set(apart)) == len(apart)
+
+
 def test_rows_are_chosen_and_unknown_ones_offered(recipe: Recipe) -> None:
     assert [row.id for row in make_plan([recipe], "smoke", rows=["baseline"]).rows] == ["har-table1/baseline"]
     with pytest.raises(InputError, match="no row 'base'; did you mean 'baseline'"):

@@ -117,6 +117,8 @@ def test_a_mean_edited_by_hand_is_refused(tmp_path: Path) -> None:
 def test_no_number_is_nan() -> None:
     with pytest.raises(ValueError, match="finite"):
         Measured.of([float("nan")])
+    with pytest.raises(ValueError, match="is no measurement"):
+        Measured.of([1e200, 2.0])
 
 
 def test_unlike_settings_are_never_overwritten(stored: Results, tmp_path: Path) -> None:
