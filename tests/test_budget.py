@@ -91,7 +91,7 @@ def test_a_job_takes_as_long_as_its_like_or_as_told(store: Store) -> None:
     slow = make_plan([load_recipe("har-table1")], "mini", overrides=[f"solver.iterations={3 * steps}"], device="cpu")
     longer = slow.rows[0].pipeline.fit(0)  # type: ignore[attr-defined]
     assert Estimates.on(store, "cpu", {}).of(longer) == pytest.approx(3 * 120), "by the pace of its kind"
-    assert Estimates.on(store, "cpu", told_of(["Train=20m"])).of(first) == 1200
+    assert Estimates.on(store, "cpu", told_of(["Train=20m"], {"train"})).of(first) == 1200
 
 
 def test_times_with_other_threads_serve_where_there_are_no_better(store: Store) -> None:

@@ -126,6 +126,7 @@ def test_the_options_of_every_verb_are_frozen() -> None:
         "logs": ["--follow", "--out", "--store", "--tensorboard", "-f"],
         "add-row": sorted(
             [
+                "--anew",
                 "--data",
                 "--data-root",
                 "--detections",
@@ -301,7 +302,7 @@ def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str])
         (["plot", "detections", "har-table1"], "needs RECIPE/ROW"),
         (["plot", "detections", "har-table1/baseline"], "was not run at tier smoke"),
         (["export", "har-table1"], "needs RECIPE/ROW"),
-        (["compare", "gone.json"], "gone.json: cannot be read"),
+        (["compare", "gone.json"], "gone.json: is no results file"),
         (["score", "gone.json", "gone2.json"], "gone2.json: no such file or folder"),
         (["data", "verify"], "needs a recipe id or --data DIR"),
         (["inspect", "har-table1", "--set", "x=1"], "unknown key `x`"),

@@ -105,6 +105,8 @@ def test_it_stays_when_the_table_is_run_again(case: Case) -> None:
     assert [each.id for each in after.rows][-1] == "theirs" and after.row("theirs").foreign is not None
     assert any(each.images for each in compare([after]).sections[0].foreign)
     again = case.add(files=case.files[:1])
+    assert again.values("theirs", "AP") == before.values("theirs", "AP"), "a seed of it"
+    again = case.add(files=case.files[:1], anew=True)
     assert len(again.values("theirs", "AP")) == 1, "it takes the place of the one before"
     (one,) = (each for each in compare([again]).sections[0].foreign if (each.other, each.on) == ("baseline", "AP"))
     assert one.images is not None and one.both is None, "a single seed has an interval over images alone"

@@ -126,8 +126,8 @@ def test_files_that_are_no_results(text: bytes, told: str, file: Path, capsys: p
 
 def test_places_that_are_no_files(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.mkdir()
-    assert "cannot be read" in complaint(capsys, "compare", file)
-    assert "cannot be read" in complaint(capsys, "compare", "/dev/zero")
+    assert "is no results file" in complaint(capsys, "compare", file)
+    assert "is no results file" in complaint(capsys, "compare", "/dev/zero")
     assert "cannot be read" in complaint(capsys, "compare", "gone.json")
 
 

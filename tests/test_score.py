@@ -315,7 +315,7 @@ def test_ids_that_several_images_may_have(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": "11"}, "image_id '11', a text"),
+        ({"image_id": "eleven"}, "image_id 'eleven'"),
         ({"image_id": 11.5}, "image_id"),
         ({"image_id": 2**64}, "image_id"),
         ({"category_id": "2"}, "category_id"),

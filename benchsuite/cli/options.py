@@ -1,6 +1,8 @@
 """The command's groups of verbs, the options that verbs share, and what those mean."""
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,7 +65,8 @@ MicroBatch = Annotated[
 ]
 Form = Literal["png", "pdf", "svg"]
 BudgetTime = Annotated[
-    str, typer.Option("--budget", help="Only the rows and seeds that settle the most claims in that time: 24h, 1h30m.")
+    str | None,
+    typer.Option("--budget", help="Only the rows and seeds that settle the most claims in that time: 24h, 1h30m."),
 ]
 Takes = Annotated[
     list[str] | None,
@@ -111,13 +114,22 @@ def budget_of(plan: "Plan", store: "Store", budget: str, takes: list[str] | None
     from benchsuite.verbs.budget import SPREAD, choose
     from benchsuite.verbs.times import Estimates, seconds_of, told_of
 
-    times = Estimates.on(store, plan.device, told_of(takes or ()))
+    if spread is not None and not 0 < spread < math.inf:
+        raise InputError(f"--spread {spread}: is no standard deviation; for instance --spread 1")
+    works = {job.work.lower() for job in plan.jobs.values()}
+    times = Estimates.on(store, plan.device, told_of(takes or (), works))
     return choose(plan, store, seconds_of("--budget", budget), times, SPREAD if spread is None else spread)
+
+
+def budget_alone(takes: list[str] | None, spread: float | None) -> None:
+    """InputError where there are words for a budget, and none."""
+    if takes or spread is not None:
+        raise InputError("--takes and --spread: are for --budget; add that, --budget 24h, or leave them out")
 
 
 def planned_of(
     ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
-    device: str = "auto", timed_on: str = "", budget: str = "",
+    device: str = "auto", timed_on: str = "", budget: str | None = None,
 ) -> "Plan":  # fmt: skip
     """The plan that a verb's options ask for; with a budget, of all seeds that it may choose from."""
     from benchsuite.recipe.loading import select
@@ -126,7 +138,7 @@ def planned_of(
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
     recipes, asked = select(ids), seeds_of(seeds)
-    if budget and not asked:
+    if budget is not None and not asked:
         from benchsuite.verbs.budget import SEEDS
 
         asked = list(SEEDS)
@@ -154,7 +166,8 @@ def trained_of(
                 seeds or ",".join(str(seed) for seed in known.seeds if seed in ran),
                 sets or [*known.overrides],
             )
-    return planned_of(ids, tier, rows, seeds, data, data_root, sets, device)
+    plan = planned_of(ids, tier, rows, seeds, data, data_root, sets, device)
+    return replace(plan, data_name=name) if name else plan
 
 
 ResultsDir = Annotated[

@@ -28,6 +28,7 @@ from benchsuite.cli.options import (
     Tier,
     TimedOn,
     app,
+    budget_alone,
     budget_of,
     complete,
     planned_of,
@@ -79,7 +80,7 @@ def plan(
         bool, typer.Option("--memory", help="Instead, estimate what each training needs of a GPU's memory.")
     ] = False,
     per_job: PerJob = 1, recompute: Recompute = False, micro_batch: MicroBatch = None,
-    budget: BudgetTime = "", takes: Takes = None, spread: Spread = None, as_json: Json = False,
+    budget: BudgetTime = None, takes: Takes = None, spread: Spread = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the jobs that a run would do and which of them are done already.
 
@@ -92,6 +93,10 @@ def plan(
     from benchsuite.engine.store import Store
     from benchsuite.verbs.listing import plan_form, print_budget, print_needs, print_plan
 
+    if budget is None:
+        budget_alone(takes, spread)
+    elif memory:
+        raise InputError("--memory: is of every training, and --budget chooses some; leave one of them out")
     planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on, budget), Store(store)
     if memory:
         from benchsuite.engine.job import Execution
@@ -100,7 +105,7 @@ def plan(
         found = needs(planned, Execution(per_job=per_job, recompute=recompute, micro_batch=micro_batch))
         print_json([each.form() for each in found]) if as_json else print_needs(found)
         return
-    if budget:
+    if budget is not None:
         chosen = budget_of(planned, kept, budget, takes, spread)
         print_json(plan_form(chosen.chosen, kept) | {"budget": chosen.form()}) if as_json else print_budget(chosen)
         return
@@ -131,7 +136,7 @@ def inspect(
 def run(
     ids: Ids, tier: Tier = "smoke", rows: Rows = "", seeds: Seeds = "", data: Data = None, data_root: DataRoot = None,
     sets: Sets = None, store: StoreDir = None, device: Device = "auto", timed_on: TimedOn = "",
-    budget: BudgetTime = "", takes: Takes = None, spread: Spread = None,
+    budget: BudgetTime = None, takes: Takes = None, spread: Spread = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once: per GPU, or sharing the CPU's cores.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("results"),
     name: Name = "",
@@ -174,14 +179,16 @@ def run(
     from benchsuite.verbs.run import RunOptions, run_plan
     from benchsuite.verbs.terminal import print_things
 
+    if budget is None:
+        budget_alone(takes, spread)
     if executor == "local":
         warm()  # workers load torch while this process plans
     planned, kept = planned_of(ids, tier, rows, seeds, data, data_root, sets, device, timed_on, budget), Store(store)
-    if budget and executor != "local":
+    if budget is not None and executor != "local":
         raise InputError(
             "--budget: looks at results between seeds, which a cluster's workers do not; leave it out there"
         )
-    if not budget:
+    if budget is None:
         print_plan(planned, kept, to_stderr=as_json)
     if executor == "slurm":
         from benchsuite.verbs.slurm import Cluster, arguments_of, submit
@@ -193,7 +200,7 @@ def run(
         slots=slots, out=out, name=name, force=force, checkpoint_every=checkpoint_every,
         execution=Execution(deterministic, loaders, per_job, recompute, micro_batch, compiled, eval_every),
     )  # fmt: skip
-    if budget:
+    if budget is not None:
         from benchsuite.verbs.budget import run as run_budget
 
         chosen = budget_of(planned, kept, budget, takes, spread)

@@ -72,6 +72,9 @@ def add_row(
     seed: Annotated[int, typer.Option(help="Seed of the first file; the others count on.", min=0)] = 0,
     truth: Annotated[Path | None, typer.Option(help="The annotations they are for, to be held against ours.")] = None,
     protocol: Annotated[str, typer.Option(help="The protocol they are for, to be held against the table's.")] = "",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="In place of the row of that name, not as more seeds of it.")
+    ] = False,
     tier: Tier = "mini", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
     file_name: Annotated[str, typer.Option(help="Part of the results file's name, as --name of `bench run`.")] = "",
@@ -79,19 +82,22 @@ def add_row(
 ) -> None:  # fmt: skip
     """Make another framework's detections a row of a table, with intervals against the table's own rows.
 
+    Settings are those of the results file, where it is there and nothing else is said.
+
     bench add-row har-table1 --name mmdet-retinanet --detections det.json --tier mini --data ~/mydata
     """
     from benchsuite.engine.store import Store
     from benchsuite.report.compare import compare
     from benchsuite.report.results import load
     from benchsuite.report.tables import render
-    from benchsuite.verbs.foreign import Row
+    from benchsuite.verbs.foreign import Row, odd
     from benchsuite.verbs.foreign import add_row as add
     from benchsuite.verbs.terminal import print_things
 
-    planned = planned_of([recipe], tier, "", "", data, data_root, sets)
-    files = add(planned, Store(store), out, file_name, Row(name, tuple(detections), seed, truth, protocol))
+    planned = trained_of([recipe], tier, "", "", data, data_root, sets, out, file_name)
+    files = add(planned, Store(store), out, file_name, Row(name, tuple(detections), seed, truth, protocol, anew))
     results = load(files[0])
+    print_things(*odd(planned, results.row(name), Store(store)), to_stderr=True)
     if as_json:
         print_json({"files": [file.as_posix() for file in files], "row": results.row(name).model_dump(mode="json")})
     else:

@@ -48,7 +48,7 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
             there = (
                 f"its {YOLO} names no folders of images that are here for both train and val ({shortened(places, 200)})"
             )
-        if _classes(path):
+        elif _classes(path):
             there = "holds images with a class each, and this is about detection"
         raise InputError(f"{path}: {there}; {NEEDED}")
     train, val = found
@@ -84,7 +84,8 @@ def open_any_folder(
 ) -> tuple[DetectionData, DetectionData] | tuple[ClassificationData, ClassificationData]:
     """(train, val) of a dataset of either kind; InputError naming what detection needs where there is none."""
     boxes = not path.is_dir() or _coco(path) or _yolo(path) or _voc(path)
-    return open_folder(path) if boxes or not _classes(path) else open_class_folder(path)
+    labelled = (path / YOLO).is_file()  # its images/ and labels/ look like two classes
+    return open_folder(path) if boxes or labelled or not _classes(path) else open_class_folder(path)
 
 
 def _classes(path: Path) -> tuple[ClassificationData, ClassificationData] | None:

@@ -158,12 +158,14 @@ def _text(label: Path) -> bytes:
     return read_within(label, CURE).removeprefix(codecs.BOM_UTF8) if is_file(label) else b""
 
 
-def _as_box(line: bytes) -> bytes:
+def _as_box(line: bytes, keypoints: bool = False) -> bytes:
     """A line as hotcoco knows it, `class x y width height`: of a polygon, `class x1 y1 x2 y2 …`, the box around it
-    (as Ultralytics has it), and with a class that is written as a float. What is neither stays, to be told of."""
+    (as Ultralytics has it), the box before `keypoints`, and with a class that is written as a float. What is neither
+    stays, to be told of."""
     first, *rest = line.split() or [b""]
+    rest = rest[:4] if keypoints else rest
     if first.isdigit() and len(rest) == 4:
-        return line
+        return b" ".join([first, *rest])
     try:
         label, points = float(first), [float(number) for number in rest]
     except ValueError:
@@ -182,10 +184,12 @@ def _read(
     """hotcoco's annotations, each with its image's number as a text; an image without labels has no boxes."""
     with TemporaryDirectory() as scratch:
         texts, pictures = Path(scratch) / "labels", Path(scratch) / "images"
+        keypoints = "kpt_shape" in _document(folder)
         texts.mkdir()
         pictures.mkdir()
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            (texts / f"{number}.txt").write_bytes(b"\n".join(map(_as_box, _text(label).splitlines())))
+            lines = (_as_box(line, keypoints) for line in _text(label).splitlines())
+            (texts / f"{number}.txt").write_bytes(b"\n".join(lines))
             (pictures / f"{number}{image.suffix.lower()}").symlink_to(image.resolve())
         numbered = [f"c{label}" for label in range(len(classes))]  # ours are known; its reader knows one form of YAML
         (texts / NAME).write_text(f"names: [{', '.join(numbered)}]\n")

@@ -1,5 +1,6 @@
 """COCO's results format, read: anybody's detections, for a split as our readers open it."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchsuite.errors import InputError
 from benchsuite.metrics.metric import Found
 
 CURE = "correct or leave it out"
+NUMBER = re.compile(r"[0-9]{1,18}")  # in quotes
 
 Names: TypeAlias = Mapping[str, int | None]
 """The place of an image by every name that detections may give it; None for a name that several have."""
@@ -43,9 +45,10 @@ def read_results(path: Path, data: DetectionSet, names: Names) -> Found:
     xywh = np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4)
     scores = np.array([entry.score for entry in entries], np.float64)
     for row in np.flatnonzero(images < 0):
-        raise _odd(path, row, f"image_id {entries[row].image_id}, unknown to the ground truth")
+        id_ = entries[row].image_id
+        raise _unknown(path, row, f"image_id {repr(id_[:80]) if isinstance(id_, str) else id_}", data.image_ids)
     for row in np.flatnonzero(labels < 0):
-        raise _odd(path, row, f"category_id {kinds[row]}, unknown to the ground truth")
+        raise _unknown(path, row, f"category_id {kinds[row]}", data.category_ids)
     for row in np.flatnonzero(~(np.abs(xywh) <= FARTHEST).all(axis=1)):
         raise _odd(path, row, f"bbox {xywh[row].tolist()}, which is not finite")
     for row in np.flatnonzero(~np.isfinite(scores)):
@@ -54,18 +57,42 @@ def read_results(path: Path, data: DetectionSet, names: Names) -> Found:
     return Found(data.image_ids[images], corners, scores, labels, sides=xywh[:, 2:])
 
 
+def oddities(found: Found, data: DetectionSet) -> list[str]:
+    """What most detections have that boxes xywh in pixels do not: sentences, none where all looks right."""
+    if not len(found):
+        return []
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    beyond = (found.boxes[:, 2:] > 1.1 * data.sizes[found.images(data), ::-1]).any(axis=1)
+    rows = np.column_stack([found.image_ids, found.labels, found.boxes, found.scores]).astype(np.float64)
+    again = 1 - len(np.unique(rows, axis=0)) / len(rows)
+    told = (
+        (float((sides <= 0).any(axis=1).mean()), 0.1, "have a side of zero or less"),
+        (float((np.abs(found.boxes) <= 1).all(axis=1).mean()), 0.5, "lie between 0 and 1: boxes are in pixels"),
+        (float(beyond.mean()), 0.5, "end beyond their image: boxes are x, y, width, height"),
+        (again, 0.1, "stand there more than once"),
+    )
+    return [f"{share:.0%} of the detections {what}" for share, least, what in told if share >= least]
+
+
+def _unknown(path: Path, row: int | np.integer, has: str, known: NDArray[np.integer]) -> InputError:
+    ids = np.sort(known).tolist()
+    some = ", ".join(map(str, ids if len(ids) < 8 else [*ids[:3], "…", ids[-1]]))
+    return InputError(f"{path}: detection {row + 1} has {has}; the ground truth has {some}: number them as it does")
+
+
 def _odd(path: Path, row: int | np.integer, has: str) -> InputError:
     return InputError(f"{path}: detection {row + 1} has {has}; {CURE}")
 
 
 def _images(ids: list[Number | str], path: Path, data: DetectionSet, names: Names) -> NDArray[np.int64]:
     """Place of each detection's image, -1 for none: COCO's by id, a devkit's by name or by its digits."""
-    if data.sides is not None:  # COCO's
+    if data.sides is not None:  # COCO's; a text is the file's name, or a number in quotes
+        plain = [id_ if not isinstance(id_, str) else int(id_) if NUMBER.fullmatch(id_) else 0 for id_ in ids]
+        found = index_of(ids_of(plain, "[{}].image_id", path), data.image_ids)
         for row, id_ in enumerate(ids):
-            if isinstance(id_, str):
-                raise _odd(path, row, f"image_id {id_[:80]!r}, a text, unknown to the ground truth")
-        numbers = [id_ for id_ in ids if not isinstance(id_, str)]
-        return index_of(ids_of(numbers, "[{}].image_id", path), data.image_ids)
+            if isinstance(id_, str) and ((place := names.get(id_)) is not None or not NUMBER.fullmatch(id_)):
+                found[row] = -1 if place is None else place
+        return found
     digits = unique((str(int(plain)), place) for plain, place in _digits(names))
     places = [names.get(id_) if isinstance(id_, str) else digits.get(str(id_)) for id_ in ids]
     return np.array([-1 if place is None else place for place in places], np.int64)

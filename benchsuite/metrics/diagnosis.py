@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchsuite.data.dataset import DetectionSet, Masks
+from benchsuite.errors import InputError
 from benchsuite.metrics.coco import Evaluation, with_hotcoco
 from benchsuite.metrics.coco_matching import THRESHOLDS
 from benchsuite.metrics.judged import Floats
@@ -37,6 +38,15 @@ def thresholds(table: Floats) -> dict[str, Floats]:
     if not known.shape[2]:
         return {}
     return {f"{threshold:.2f}": known[t].mean(axis=1) for t, threshold in enumerate(THRESHOLDS)}
+
+
+def require_shares(scores: NDArray[np.floating]) -> None:
+    """InputError where scores are no shares of 1, of which confusion has a threshold and calibration speaks."""
+    if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+        raise InputError(
+            f"scores lie between {scores.min():g} and {scores.max():g}, and this figure is of scores from 0 to 1; "
+            "give the detections those"
+        )
 
 
 def confusion(evaluation: hotcoco.COCOeval, data: DetectionSet, least: float) -> NDArray[np.int64]:

@@ -57,6 +57,8 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Document:
     own = document.without(frozenset({"extends"}))
     parent_file = parent_of(file, parent)
     if parent_file is None:
+        if parent_of(file, f"{parent}.yaml") is not None:
+            raise InputError(f"{document.origin(('extends',))}: `extends` takes a file's name: {parent}.yaml")
         raise InputError(
             f"{document.origin(('extends',))}: `extends: {parent}` is not there; it is looked up beside {file.name} "
             "and among the recipes that `bench list` shows"

@@ -76,19 +76,20 @@ class Claim(Outer):
     on: str
     better: str | None = None
     than: str | None = None
-    by: float = 0.0
+    by: Annotated[float, Field(ge=0)] = 0.0
     close: str | None = None
     to: str | None = None
-    within: float | None = None
+    within: Annotated[float, Field(ge=0)] | None = None
     quote: str = ""
 
     @model_validator(mode="after")
     def _one_form(self) -> "Claim":
         comparison = self.better is not None and self.than is not None
         closeness = self.close is not None and self.to is not None and self.within is not None
-        if comparison == closeness:
+        mixed = any(each is not None for each in (self.close, self.to, self.within)) if comparison else bool(self.by)
+        if comparison == closeness or mixed:
             raise ValueError(
-                "a claim is {better: ROW, than: ROW, on: COLUMN} or {close: ROW, to: ROW, within: N, on: …}"
+                "a claim is {better: ROW, than: ROW, on: COLUMN, by: N} or {close: ROW, to: ROW, within: N, on: …}"
             )
         return self
 

@@ -59,8 +59,8 @@ def _earlier(file: Path, new: Results, force: bool) -> Results | None:
     earlier = load(file)
     if difference := unlike(earlier, new):
         raise InputError(
-            f"{file}: holds a run of other settings ({difference}); give this one a --name of its own, or --force "
-            "to replace it"
+            f"{file}: holds a run of other settings ({difference}); give this one a name of its own (--name of `bench "
+            "run`, --file-name of `bench add-row`) or another --out, or --force `bench run` to replace it"
         )
     return earlier
 
@@ -90,7 +90,8 @@ def merged(earlier: Results, new: Results) -> Results:
     before = {row.id: row for row in earlier.rows}
     new = new.model_copy(update={"rows": (*new.rows, *_foreign_rows(earlier, new))})
     kept = {row.id: before[row.id] for row in new.rows if row.id in before and _same_settings(before[row.id], row)}
-    rows = tuple(_merged_row(kept.get(row.id), row, earlier.seeds, new.seeds, seeds) for row in new.rows)
+    known = {column.id for column in new.columns}  # one that the recipe has no more goes
+    rows = tuple(_merged_row(_with(kept.get(row.id), known), row, earlier.seeds, new.seeds, seeds) for row in new.rows)
     claims = tuple(_merged_claim(earlier, claim) if set(claim.rows) <= set(kept) else claim for claim in new.claims)
     older = [env for env in (*earlier.earlier, earlier.environment) if env != new.environment]
     environments = tuple(env for index, env in enumerate(older) if env not in older[:index])
@@ -106,6 +107,13 @@ def _foreign_rows(earlier: Results, new: Results) -> Iterator[RowRecord]:
     for row in earlier.rows:
         if row.role == "foreign" and row.id not in known and columns.issuperset(row.measured):
             yield row.model_copy(update={"measured": {}, "status": "not_run"})
+
+
+def _with(row: RowRecord | None, columns: set[str]) -> RowRecord | None:
+    """Of these columns alone."""
+    if row is None:
+        return None
+    return row.model_copy(update={"measured": {name: cell for name, cell in row.measured.items() if name in columns}})
 
 
 def _same_settings(first: RowRecord, second: RowRecord) -> bool:

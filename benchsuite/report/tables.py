@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchsuite.errors import InputError, nearest, shortened
 from benchsuite.report.compare import Comparison, Section
@@ -73,13 +73,14 @@ def _rich_tables(grid: Grid, width: int) -> "list[RenderableType]":
     words = [index for index in range(len(needs)) if index in grid.words]
     if grid.prose or sum(needs) + GAP * (len(needs) - 1) <= width:
         return [_rich_table(grid)]
+    needs[0] = min(needs[0], width // 2)  # longer names fold
     parts: list[list[int]] = [[]]
     for index in (index for index in range(len(needs)) if index not in grid.words):
         chosen = [*words, *parts[-1], index]
         if parts[-1] and sum(needs[each] for each in chosen) + GAP * (len(chosen) - 1) > width:
             parts.append([])
         parts[-1].append(index)
-    return [_rich_table(_columns(grid, [*words, *part])) for part in parts]
+    return [_rich_table(_columns(grid, [*words, *part]), needs[0]) for part in parts]
 
 
 def _unbroken(text: str) -> int:
@@ -92,7 +93,8 @@ def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:
     return replace(grid, head=head, lines=tuple(lines))
 
 
-def _rich_table(grid: Grid) -> "RenderableType":
+def _rich_table(grid: Grid, longest: int | None = None) -> "RenderableType":
+    """With names of at most so many letters a line."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +103,9 @@ def _rich_table(grid: Grid) -> "RenderableType":
     for index, head in enumerate(grid.head):
         # On a narrow terminal a table of numbers breaks before the ±, a table of sentences between words.
         folds = index in grid.words - {1} if grid.prose else index not in grid.words
-        table.add_column(Text(head), justify="left" if index in grid.words else "right", no_wrap=not folds)
+        most = None if index else longest
+        side: Literal["left", "right"] = "left" if index in grid.words else "right"
+        table.add_column(Text(head), justify=side, no_wrap=not folds and not most, overflow="fold", max_width=most)
     for line in grid.lines:
         style = STYLES.get(line[1], "")
         table.add_row(*(Text(text, style="" if index == 0 else style) for index, text in enumerate(line)))
@@ -135,10 +139,16 @@ def _escape(text: str) -> str:
 
 def latex(comparison: Comparison) -> str:
     """The paper's table, measured beside published, for `booktabs`: one table environment a results file."""
-    return "\n".join(_latex_table(section) for section in comparison.sections)
+    labels: dict[str, int] = {}
+    tables = []
+    for section in comparison.sections:
+        name = f"{re.sub(r'[^A-Za-z0-9-]', '-', section.results.recipe)}-{section.results.tier}"
+        labels[name] = labels.get(name, 0) + 1
+        tables.append(_latex_table(section, name if labels[name] == 1 else f"{name}-{labels[name]}"))
+    return "\n".join(tables)
 
 
-def _latex_table(section: Section) -> str:
+def _latex_table(section: Section, name: str) -> str:
     results = section.results
     notes, names = footnotes(results)
     columns = results.columns
@@ -148,7 +158,7 @@ def _latex_table(section: Section) -> str:
         r"  \centering",
         rf"  \caption{{{_tex(results.title)} ({_tex(results.paper.cite)}, Table~{_tex(results.table)}). "
         rf"{_tex(provenance(results))}. {_tex(meaning(results))}}}",
-        rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', results.recipe)}-{results.tier}}}",
+        rf"  \label{{tab:{name}}}",
         rf"  \begin{{tabular}}{{l{'rr' * len(columns)}}}",
         r"    \toprule",
         "    " + "".join(rf" & \multicolumn{{2}}{{c}}{{{_tex(label(column))}}}" for column in columns) + r" \\",
@@ -188,8 +198,8 @@ def as_json(comparison: Comparison) -> str:
 
 
 CSV_HEAD = (
-    "recipe", "tier", "data", "protocol", "row", "status", "column", "seeds", "measured", "measured_std", "published",
-    "difference", "difference_low", "difference_high", "published_difference", "fidelity",
+    "recipe", "tier", "data", "protocol", "row", "role", "status", "column", "seeds", "measured", "measured_std",
+    "published", "difference", "difference_low", "difference_high", "published_difference", "fidelity",
 )  # fmt: skip
 
 
@@ -205,8 +215,8 @@ def as_csv(comparison: Comparison) -> str:
                 cell = section.cells[row.id, column.id]
                 measured, difference = cell.measured, cell.difference
                 writer.writerow([
-                    results.recipe, results.tier, results.data.name, results.protocol, row.id, row.status, column.id,
-                    measured.n if measured else 0, measured.mean if measured else None,
+                    results.recipe, results.tier, results.data.name, results.protocol, row.id, row.role, row.status,
+                    column.id, measured.n if measured else 0, measured.mean if measured else None,
                     measured.deviation if measured else None, cell.published, difference.mean if difference else None,
                     difference.low if difference else None, difference.high if difference else None,
                     cell.published_difference, cell.fidelity,

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
@@ -14,11 +15,14 @@ from benchsuite.data import truth
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import BenchError, InputError
+from benchsuite.metrics.metric import Interval
+from benchsuite.pipelines.steps import read_draws
 from benchsuite.report.results import Results
 from benchsuite.settings import Json, canonical, find, flat_errors
 from benchsuite.verbs.capsule import CURE, OWN, Capsule, Entry
 
 METRICS = "metrics.json"
+INTERVAL = ("difference", "low", "high")
 OTHER = "use the benchsuite that it was made with"
 
 
@@ -43,6 +47,14 @@ def count_again(capsule: Capsule) -> Iterator[Again]:
     hold the results' values against the scores. InputError for what cannot be counted."""
     counted: dict[str, Mapping[str, Json]] = {}
     truths = _Truths(capsule)
+    backed = {(entry.row, entry.seed) for entry in capsule.manifest.measured}
+    for row in capsule.results.rows:
+        for column in capsule.results.columns:
+            for seed in capsule.results.values(row.id, column.id):
+                if column.number is not None and (row.id, seed) not in backed:
+                    raise InputError(
+                        f"{capsule.file}: has no jobs of {row.id} seed {seed}, which its results have; {CURE}"
+                    )
     for key in capsule.manifest.keys:
         if (found := _again(capsule, key, truths)) is not None:
             counted[key] = found.numbers
@@ -53,6 +65,7 @@ def count_again(capsule: Capsule) -> Iterator[Again]:
             raise InputError(f"{capsule.file}: has jobs of row '{entry.row}', which its results have not; {CURE}")
         known = [counted.get(key) or capsule.job(key).metrics for key in entry.keys]
         yield from _results(capsule.results, entry, {name: value for each in known for name, value in each.items()})
+    yield from _claims(capsule, counted)
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,29 @@ def _kinds(form: Any) -> list[str]:
         own = [form["kind"]] if isinstance(form.get("kind"), str) else []
         return own + [kind for each in form.values() for kind in _kinds(each)]
     return [kind for each in form for kind in _kinds(each)] if isinstance(form, list) else []
+
+
+def _claims(capsule: Capsule, counted: Mapping[str, Mapping[str, Json]]) -> Iterator[Again]:
+    """Intervals over images in the results file that no difference gives which was counted again."""
+    draws = {
+        tuple(found[name] for name in INTERVAL): key for key, found in counted.items() if set(INTERVAL) <= set(found)
+    }
+    for claim in capsule.results.claims:
+        keys = {one.seed: draws.get((one.difference, one.low, one.high)) for one in claim.images}
+        unlike: dict[str, tuple[Json, Json]] = {
+            f"over images, seed {seed}": ("recorded", "no difference has it")
+            for seed, key in keys.items()
+            if key is None
+        }
+        if (told := claim.images_together) is not None:
+            its = [keys.get(seed) for seed in told.seeds]
+            values = [read_draws(capsule.job(key))["values"] for key in its if key is not None]
+            again = Interval.of(np.mean(values, axis=0)) if values and len(values) == len(its) else None
+            if again is None or (again.low, again.high) != (told.low, told.high):
+                now = None if again is None else [again.low, again.high]
+                unlike["over images, all seeds"] = ([told.low, told.high], now)
+        if unlike:
+            yield Again(f"the claim that {claim.sentence()}", "", {}, unlike)
 
 
 def _results(results: Results, entry: Entry, known: Mapping[str, Json]) -> Iterator[Again]:

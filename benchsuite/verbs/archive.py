@@ -20,7 +20,7 @@ MOST = 1_000_000  # members
 LONGEST_HEAD = 1 << 16  # bytes of names and times that stand before a member's own head
 LONGEST_END = 1 << 20  # bytes of zeros after the last member: tar fills blocks of 10 KiB
 SHORTEST_END = 512  # the second of the two zero blocks that end an archive
-PACKED = {".gz": "w:gz", ".tgz": "w:gz", ".xz": "w:xz"}
+PACKED = {".tar": "w", ".gz": "w:gz", ".tgz": "w:gz", ".xz": "w:xz"}
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
                tarfile.GNUTYPE_LONGLINK)  # fmt: skip
 
@@ -45,6 +45,7 @@ class _Head(tarfile.TarInfo):
 class Archive:
     """An open archive whose members were all looked at."""
 
+    file: Path
     _tar: tarfile.TarFile
     members: tuple[tarfile.TarInfo, ...]
 
@@ -56,7 +57,11 @@ class Archive:
     def extract(self, top: str, folder: Path) -> None:
         """Unpack one of the folders at its top into `folder`."""
         its = [member for member in self.members if _top(member) == top]
-        self._tar.extractall(folder, its, filter="data")
+        try:
+            self._tar.extractall(folder, its, filter="data")
+        except OSError as error:
+            told = error.strerror or type(error).__name__
+            raise InputError(f"{self.file}: cannot be unpacked ({told}); take another copy of it") from None
 
 
 @contextmanager
@@ -70,9 +75,9 @@ def reading(file: Path, largest: int = LARGEST) -> Iterator[Archive]:
     with stream:
         try:
             with tarfile.open(fileobj=stream, tarinfo=_Head) as tar:
-                yield Archive(tar, tuple(_looked_at(file, tar, largest)))
+                yield Archive(file, tar, tuple(_looked_at(file, tar, largest)))
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-            told = " ".join(str(error).split())[:120]
+            told = "it is no tar" if "method tar" in str(error) else " ".join(str(error).split())[:120]
             raise InputError(f"{file}: cannot be read as an archive ({told}); take another copy of it") from None
 
 
@@ -101,8 +106,10 @@ def _looked_at(file: Path, tar: tarfile.TarFile, largest: int) -> Iterator[tarfi
 
 def write(file: Path, entries: Mapping[str, Path]) -> None:
     """Pack files under these names; equal files make equal archives. The file's ending says how it is compressed.
-    InputError where it cannot be written."""
-    with outgoing(file) as scratch, tarfile.open(scratch, PACKED.get(file.suffix, "w"), dereference=True) as tar:  # type: ignore[call-overload]  # a mode that is no literal
+    InputError where it cannot be written, or has another ending."""
+    if file.suffix not in PACKED:
+        raise InputError(f"{file}: is no name of an archive; end it in {', '.join(PACKED)}")
+    with outgoing(file) as scratch, tarfile.open(scratch, PACKED[file.suffix], dereference=True) as tar:  # type: ignore[call-overload]  # a mode that is no literal
         for name in sorted(entries):
             tar.add(entries[name], name, recursive=False, filter=_plain)
 

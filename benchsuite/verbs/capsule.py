@@ -109,9 +109,9 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "", k
             f"settings; first: bench run {recipe.called} --tier {plan.tier}"
         )
     results = collect(plan, recipe, store)
-    for row in known.rows if known and known.seeds == results.seeds else ():
+    for row in known.rows if known else ():
         if row.foreign:
-            scores = _foreign(row, plan, store)
+            scores = _foreign(row, plan, store) if known and known.seeds == results.seeds else {}
             results = results.model_copy(update={"rows": (*results.rows, *([row] if scores else []))})
             measured += [Entry(row=row.id, seed=seed, keys=(score.key,)) for seed, score in scores.items()]
             absent += [] if scores else [row.id]
@@ -224,11 +224,16 @@ def opened(file: Path, beside: Path | None = None) -> Iterator[Capsule]:
             results = load(folder / OWN / RESULTS)
         except InputError as error:
             raise InputError(str(error).replace(f"{folder / OWN}/", f"{file}: ")) from None
+        if (results.recipe, results.tier) != (manifest.recipe, manifest.tier):
+            raise InputError(f"{file}: {RESULTS} is of {results.recipe} {results.tier}, {MANIFEST} of another; {CURE}")
         yield Capsule(file, folder, manifest, results)
 
 
 def _manifest(file: Path, held: Path) -> Manifest:
-    form = read_json(held, CURE) if held.is_file() else None
+    try:
+        form = read_json(held, CURE) if held.is_file() else None
+    except InputError as error:
+        raise InputError(str(error).replace(f"{held.parent}/", f"{file}: ")) from None
     known = form.pop("hash", None) if isinstance(form, dict) else None
     if not isinstance(form, dict) or known != content_key(form):
         raise InputError(f"{file}: {MANIFEST} was changed or is missing; {CURE}")

@@ -103,15 +103,21 @@ def _detecting(plan: Plan, row: str, store: Store, folder: Path) -> dict[int, De
 def _foreign(plan: Plan, row: str, folder: Path) -> Mapping[int, Detecting]:
     """Of a foreign row of the results there; InputError where there is none."""
     recipe, data = plan.rows[0].recipe, plan.rows[0].pipeline.data.cut("val")
-    rows: dict[str, RowRecord] = {}
+    own = placed(folder, recipe.id, plan.tier, *([plan.data_name] if plan.data_name else []), suffix=".json")
+    rows: dict[str, dict[Path, RowRecord]] = {}
     for file in sorted(folder.glob(f"{recipe.id}.{plan.tier}*.json")):
         results = load(file)
         if results.tier == plan.tier and results.data.name == data.name:
-            rows |= {each.id: each for each in results.rows if each.foreign}
+            for each in results.rows:
+                if each.foreign:
+                    rows.setdefault(each.id, {})[file] = each
     if row not in rows:
         known = [*(each.row.id for each in plan.rows), *rows]
         raise InputError(f"{recipe.id}: no row '{row}'; {nearest(row, known)}")
-    return foreign_jobs(rows[row], plan.rows[0].pipeline)
+    held = rows[row]
+    if own not in held and len(held) > 1:
+        raise InputError(f"{row}: stands in {' and in '.join(file.name for file in held)}; say which, --name NAME")
+    return foreign_jobs(held[own] if own in held else next(iter(held.values())), plan.rows[0].pipeline)
 
 
 def _single(name: str, data: DetectionSet, store: Store, job: Detecting, least: float, pipeline: Detection) -> Any:
@@ -126,6 +132,7 @@ def _single(name: str, data: DetectionSet, store: Store, job: Detecting, least: 
             raise InputError(f"{data.name}: has no boxes to be found; there is no curve")
         classes = {each: table[0, :, k] for k, each in enumerate(names)}
         return Curves(np.linspace(0, 1, table.shape[1]), at_once, classes)
+    diagnosis.require_shares(seen.scores)
     if name == "confusion":
         return Confusion(names, diagnosis.confusion(evaluation, data, least), least)
     told = diagnosis.calibration(evaluation)
@@ -168,7 +175,8 @@ def _why(
     row, other = names.get(first, first), names.get(second, second)
     if not seeds:
         raise InputError(
-            f"plot why: {row} and {other} have no seed in common in the store; run both with equal --seeds"
+            f"plot why: {row} and {other} have no seed in common in the store; run both with equal --seeds, or add a "
+            "foreign row's files under seeds of the other"
         )
     metric = pipeline.metric
     pieces = {

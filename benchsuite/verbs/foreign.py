@@ -18,15 +18,16 @@ from benchsuite.engine.schedule import run_jobs
 from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.errors import InputError
+from benchsuite.metrics.coco_results import oddities
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.pipelines.analysis import Foreign
-from benchsuite.pipelines.detection import Detecting, Detection, Resample, Score
+from benchsuite.pipelines.detection import Detecting, Detection, Resample, Score, found
 from benchsuite.pipelines.pipeline import Pipeline
 from benchsuite.pipelines.steps import read_draws
 from benchsuite.recipe.recipe import Column
 from benchsuite.report.results import Against, ForeignFile, ForeignRecord, Measured, Results, RowRecord, load
-from benchsuite.report.saving import file_of
+from benchsuite.report.saving import file_of, require_place
 from benchsuite.settings import content_key, flat_errors
 from benchsuite.verbs.collect import collect
 from benchsuite.verbs.plan import Plan
@@ -38,19 +39,20 @@ CURE = "give a COCO results JSON"
 
 @dataclass(frozen=True)
 class Row:
-    """What somebody calls a row: its name, a file of COCO results for each seed from `seed` on; and, for the asking,
-    the annotations and the protocol that they are for."""
+    """What somebody calls a row: its name, a file of COCO results for each seed from `seed` on; for the asking, the
+    annotations and the protocol that they are for; and whether it takes the place of one of that name."""
 
     name: str
     files: tuple[Path, ...]
     seed: int = 0
     truth: Path | None = None
     protocol: str = ""
+    anew: bool = False
 
 
 def add_row(plan: Plan, store: Store, out: Path, name: str, row: Row) -> list[Path]:
-    """Score detections and add them to the results of the plan's one recipe, as a row in place of a foreign one of that
-    name; the files that were written.
+    """Score detections and add them to the results of the plan's one recipe, as a row, or as more seeds of the foreign
+    row of that name; the files that were written.
 
     InputError, one line, where the name is a row's of the table, the seeds are none of the table's, the files do not
     fit the split (images, classes) or its rules, or the results there are of other settings.
@@ -62,15 +64,18 @@ def add_row(plan: Plan, store: Store, out: Path, name: str, row: Row) -> list[Pa
         RowRecord(id=row.name, role="foreign", status="not_run")
     except ValidationError as error:
         raise InputError(f"--name {row.name}: {flat_errors(error)[0][1]}") from None
-    if any(each.id == row.name for each in recipe.rows):
+    if any(each.id.casefold() == row.name.casefold() for each in recipe.rows):
         raise InputError(f"--name {row.name}: is a row of {recipe.id} itself; choose another name")
     table = collect(plan, recipe, store)
     file = file_of(table, out, name or None)
+    before: RowRecord | None = None
     if file.exists():
-        seeds = load(file).seeds
-        plan = replace(plan, rows=tuple(replace(each, seeds=seeds) for each in plan.rows))
+        known = load(file)
+        plan = replace(plan, rows=tuple(replace(each, seeds=known.seeds) for each in plan.rows))
         table = collect(plan, recipe, store)
-    added = _scored(plan, table, store, row)
+        before = next((each for each in known.rows if each.id == row.name and not row.anew), None)
+    require_place(table, out, name or None)
+    added = _scored(plan, table, store, row, before)
     whole = Results.model_validate({**dict(table), "rows": (*table.rows, added)})
     return write(whole, out, name, force=False)
 
@@ -81,8 +86,18 @@ def foreign_jobs(row: RowRecord, pipeline: Pipeline) -> dict[int, Foreign]:
     return {each.seed: Foreign(sha256=each.sha256, seed=each.seed, file=Path(each.name), data=data) for each in files}
 
 
-def _scored(plan: Plan, table: Results, store: Store, row: Row) -> RowRecord:
-    """The row, and how it stands against the rows of the table whose detections are in the store."""
+def odd(plan: Plan, row: RowRecord, store: Store) -> Iterator[str]:
+    """What looks odd of a foreign row's detections, by file."""
+    pipeline = plan.rows[0].pipeline
+    data: DetectionSet = opened(pipeline.data.cut("val"))
+    for job in foreign_jobs(row, pipeline).values():
+        for told in oddities(found(store.verified(job.key)), data):
+            yield f"{job.file}: {told}"
+
+
+def _scored(plan: Plan, table: Results, store: Store, row: Row, before: RowRecord | None) -> RowRecord:
+    """The row, with the seeds that it had before, and how it stands against the rows of the table whose detections are
+    in the store."""
     pipeline = plan.rows[0].pipeline
     if not isinstance(pipeline, Detection):
         raise InputError(f"{table.recipe}: makes no detections; choose a detection table")
@@ -91,6 +106,8 @@ def _scored(plan: Plan, table: Results, store: Store, row: Row) -> RowRecord:
     if row.protocol and row.protocol != table.protocol:
         raise InputError(f"--protocol {row.protocol}: {table.recipe} is scored by {table.protocol}; leave it out if so")
     theirs = _given(row, table, pipeline)
+    earlier = foreign_jobs(before, pipeline) if before is not None else {}
+    theirs = dict(sorted((_kept(row, earlier, theirs, store) | theirs).items()))
     own = _at_hand(plan, store)
     numbers = {column.id: column.number for column in table.columns if column.number in pipeline.metric.paired_columns}
     judged: list[Detecting] = [*theirs.values(), *(job for jobs in own.values() for job in jobs.values())]
@@ -120,6 +137,23 @@ def _scored(plan: Plan, table: Results, store: Store, row: Row) -> RowRecord:
         keys=tuple(job.key for job in scores.values()),
         foreign=ForeignRecord(files=files, scored_by=scorer, against=tuple(against)),
     )
+
+
+def _kept(row: Row, earlier: Mapping[int, Foreign], new: dict[int, Foreign], store: Store) -> dict[int, Foreign]:
+    """The detections of the row's other seeds; InputError where they are not here, or a file is of two seeds."""
+    others = {seed: job for seed, job in earlier.items() if seed not in new}
+    whose: dict[str, int] = {}
+    for seed, job in (others | new).items():
+        if whose.setdefault(job.sha256, seed) != seed:
+            raise InputError(
+                f"{job.file}: is the file of seed {whose[job.sha256]} too; each seed has detections of its own"
+            )
+        if seed in others and store.artifact(job.key) is None:
+            raise InputError(
+                f"--name {row.name}: has seed {seed} of {job.file} already, which is not in the store {store.root}; "
+                "give that file again too"
+            )
+    return others
 
 
 def _given(row: Row, table: Results, pipeline: Detection) -> dict[int, Foreign]:

@@ -46,8 +46,12 @@ def predict(plan: Plan, store: Store, images: Path, folder: Path, threshold: flo
     """Detect on the pictures below `images` with the plan's one row; all detections go into `detections.json`, those
     of at least `threshold` into pictures of the same names with `.png`.
 
-    InputError where the row was not trained, there are no pictures, or one cannot be read.
+    InputError where the row was not trained, there are no pictures, one cannot be read, or `folder` is among them.
     """
+    if folder.resolve().is_relative_to(images.resolve()):
+        raise InputError(
+            f"{folder}: lies in {images}, where what is drawn would be one more picture; give another --out"
+        )
     pipeline, seed = detection_of(plan)
     fit = pipeline.fit(seed)
     require(fit, plan, store)

@@ -1,6 +1,6 @@
 """Run a plan and write what came of it: results file, table, plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from benchsuite.engine.schedule import Outcome, run_jobs
 from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.pipelines.steps import Evaluation, Scoring, Training
+from benchsuite.recipe.recipe import Recipe
 from benchsuite.report.results import Results, load
 from benchsuite.report.saving import require_place, save
 from benchsuite.verbs.collect import collect
@@ -34,13 +35,13 @@ class RunOptions:
 @dataclass(frozen=True)
 class Ran:
     """What came of a run: results and their files by recipe, what failed, and the files that jobs made for the user,
-    by what they are. `names` is how the command line calls the recipes."""
+    by what they are. `onward` is what to run next."""
 
     results: Mapping[str, Results]
     files: Mapping[str, list[Path]]
     outcome: Outcome
-    names: str = ""
     products: Mapping[str, Path] = field(default_factory=dict)
+    onward: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -70,9 +71,8 @@ class Ran:
         for result in self.outcome.failures:
             print_things(marked("red", "failed", result.message))
         written = " ".join(file.as_posix() for files in self.files.values() for file in files)
-        onward = {"smoke": "mini", "mini": "paper"}.get(tier)
-        how = f"go on with: bench run {self.names} --tier {onward}" if onward else f"see: bench compare {written}"
-        print_things(f"written: {written}; {how}")
+        onward = "" if self.outcome.failures else self.onward
+        print_things(f"written: {written}; {f'go on with: {onward}' if onward else f'see: bench compare {written}'}")
 
 
 def run_plan(
@@ -112,9 +112,19 @@ def run_plan(
     )
     results = {recipe_id: collect(plan, recipe, store, outcome) for recipe_id, recipe in recipes.items()}
     files = {recipe_id: write(found, options.out, name, options.force) for recipe_id, found in results.items()}
-    names = " ".join(recipe.called for recipe in recipes.values())
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
-    return Ran(results, files, outcome, names, {name: file for name, file in made.items() if file.exists()})
+    products = {name: file for name, file in made.items() if file.exists()}
+    return Ran(results, files, outcome, products, _onward(plan, list(recipes.values())))
+
+
+def _onward(plan: Plan, recipes: Sequence[Recipe]) -> str:
+    """The command for the next tier, where every recipe has it."""
+    tier = {"smoke": "mini", "mini": "paper"}.get(plan.tier)
+    if tier is None or not all(tier in recipe.tiers for recipe in recipes):
+        return ""
+    same = [option for option, said in (("--data", plan.data_name), ("--set", plan.overrides)) if said]
+    as_here = f", with {' and '.join(same)} as here" if same else ""
+    return f"bench run {' '.join(recipe.called for recipe in recipes)} --tier {tier}{as_here}"
 
 
 def write(results: Results, folder: Path, name: str, force: bool) -> list[Path]:

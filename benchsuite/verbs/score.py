@@ -15,7 +15,7 @@ from benchsuite.data.voc import Voc as VocData
 from benchsuite.disk import LARGE, read_within, told
 from benchsuite.errors import InputError, nearest
 from benchsuite.metrics.coco import Coco
-from benchsuite.metrics.coco_results import CURE, Names, names_of, read_results, unique
+from benchsuite.metrics.coco_results import CURE, Names, names_of, oddities, read_results, unique
 from benchsuite.metrics.metric import Found, Metric
 from benchsuite.metrics.voc import Voc
 from benchsuite.settings import Json
@@ -26,7 +26,7 @@ COMP4 = "image score xmin ymin xmax ymax"
 
 def score(ground_truth: Path, detections: Path, protocol: str) -> dict[str, Json]:
     """`{"protocol", "AP", "AP50", …, "per_class"}`, 0–100, None where undefined; with `dropped`, their number, where
-    boxes of the truth have no area and were left out.
+    boxes of the truth have no area and were left out, and `notes`, sentences, where detections look odd.
 
     ground_truth  a COCO JSON, or a VOCdevkit split: `VOCdevkit/VOC2007:test` or its list `…/ImageSets/Main/test.txt`
     detections    a COCO results JSON, or a folder of VOC's `comp4_det_test_CLASS.txt` (`image score xmin ymin xmax
@@ -42,7 +42,10 @@ def score(ground_truth: Path, detections: Path, protocol: str) -> dict[str, Json
         raise InputError(f"{detections}: no such file or folder; give a COCO results JSON or a folder of comp4 files")
     data, names = read_truth(ground_truth)
     found = _comp4(detections, data, names) if detections.is_dir() else read_results(detections, data, names)
-    return PROTOCOLS[protocol].score(data, found) | ({"dropped": data.dropped} if data.dropped else {})
+    more: dict[str, Json] = {"dropped": data.dropped} if data.dropped else {}
+    if notes := oddities(found, data):
+        more["notes"] = notes
+    return PROTOCOLS[protocol].score(data, found) | more
 
 
 def read_truth(path: Path) -> tuple[DetectionSet, Names]:

@@ -1,14 +1,14 @@
 """How long jobs will take: as the user says, or as the store remembers of their like."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchsuite.engine.job import Job
 from benchsuite.engine.slots import Slots
 from benchsuite.engine.store import Store
 from benchsuite.engine.times import Times, place
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, nearest
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
@@ -21,9 +21,12 @@ def seconds_of(option: str, text: str) -> float:
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
-def told_of(texts: Sequence[str]) -> dict[str, float]:
-    """Seconds by work (`Job.work`, in small letters) of `train=20m`."""
+def told_of(texts: Sequence[str], works: Collection[str]) -> dict[str, float]:
+    """Seconds by work (`Job.work`, in small letters) of `train=20m`; InputError for works that are none."""
     pairs = [text.partition("=") for text in texts]
+    for work, _, _ in pairs:
+        if work.strip().lower() not in works:
+            raise InputError(f"--takes {work}: no job of the plan is called so; {nearest(work, sorted(works))}")
     return {work.strip().lower(): seconds_of(f"--takes {work}", time) for work, _, time in pairs}
 
 
