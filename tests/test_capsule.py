@@ -7,6 +7,7 @@ import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,51 @@ def test_a_results_file_that_its_detections_do_not_give(packed: Path, tmp_path: 
     assert all(recorded == pytest.approx(now + 1) for each in told for recorded, now in each.unlike.values())
     result = CliRunner().invoke(app, ["score", str(tmp_path / "forged.tar.xz")])
     assert result.exit_code == 1 and "AP: recorded" in result.output
+
+
+def results_changed(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
+    def forge(held: dict[str, bytes]) -> None:
+        form = json.loads(held["capsule/results.json"])
+        change(form)
+        held["capsule/results.json"] = json.dumps(form).encode()
+
+    return forge
+
+
+def one_seed_more(form: dict[str, Any]) -> None:
+    form["seeds"].append(7)
+    for row in form["rows"]:
+        for cell in row["measured"].values():
+            cell["values"].append(cell["mean"])
+
+
+def a_row_more(form: dict[str, Any]) -> None:
+    form["rows"].append({**form["rows"][0], "id": "invented", "role": "foreign", "published": {}})
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (one_seed_more, "has no jobs of baseline seed 7"),
+    (a_row_more, "has no jobs of invented seed 0"),
+    (lambda form: form.update(tier="paper"), "is of har-table1 paper"),
+])  # fmt: skip
+def test_results_that_nothing_backs(
+    packed: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    forged = unlike(packed, tmp_path / "forged.tar.xz", results_changed(change))
+    with pytest.raises(InputError, match=told), opened(forged) as held:
+        list(count_again(held))
+
+
+def test_intervals_of_claims_are_counted_again(packed: Path, tmp_path: Path) -> None:
+    def wider(form: dict[str, Any]) -> None:
+        claim = next(each for each in form["claims"] if each["images"])
+        claim["images"][0]["low"] -= 1
+        claim["images_together"]["high"] += 1
+
+    with opened(unlike(packed, tmp_path / "forged.tar.xz", results_changed(wider))) as held:
+        (told,) = [each for each in count_again(held) if each.unlike]
+    assert told.what == "the claim that sa-1-1-1 beats baseline on AP"
+    assert set(told.unlike) == {"over images, seed 0", "over images, all seeds"}
 
 
 @pytest.mark.parametrize(
@@ -333,3 +379,12 @@ def test_what_the_store_lacks_is_left_out_and_told(table: tuple[Plan, Recipe, St
     with pytest.raises(InputError, match=r"holds nothing of it at tier smoke .*; first: bench run har-table1"):
         pack(nothing, recipe, store, tmp_path / "none.tar.xz")
     assert not (tmp_path / "none.tar.xz").exists()
+
+
+def test_an_archive_is_named_by_what_it_is(table: tuple[Plan, Recipe, Store], tmp_path: Path) -> None:
+    plan, recipe, store = table
+    with pytest.raises(InputError, match=r"har\.zip: is no name of an archive; end it in \.tar, "):
+        pack(plan, recipe, store, tmp_path / "har.zip")
+    (tmp_path / "har.tar.xz").write_text("{}")
+    with pytest.raises(InputError, match="it is no tar"), opened(tmp_path / "har.tar.xz"):
+        pass

@@ -12,8 +12,11 @@ from typer.main import get_command
 
 from benchsuite.cli import app as cli
 from benchsuite.cli.options import trained_of
+from benchsuite.recipe.loading import load_recipe
 from benchsuite.report.results import load
 from benchsuite.report.saving import save
+from benchsuite.verbs.plan import make_plan
+from benchsuite.verbs.run import _onward
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -192,6 +195,25 @@ def test_what_was_run_is_known_from_its_results(tmp_path: Path) -> None:
     assert known("sa-1-1-1", seeds="4") == ((4,), changed)
     assert known("sa-1-1-1", sets=["solver.lr=1"]) == ((0, 1, 2), ("solver.lr=1",))
     assert known("sa-1-1-1", name="") == ((0,), ())
+
+
+def test_words_for_a_budget_need_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["plan", "har-table1", "--tier", "mini", "--store", str(tmp_path)]
+    assert "are for --budget" in complaint(capsys, *words, "--takes", "train=3m")
+    assert "are for --budget" in complaint(capsys, *words, "--spread", "1")
+    assert "is no time" in complaint(capsys, *words, "--budget", "")
+    assert "did you mean 'train'" in complaint(capsys, *words, "--budget", "1h", "--takes", "tarin=3m")
+    assert "is no standard deviation" in complaint(capsys, *words, "--budget", "1h", "--spread", "inf")
+    assert "--memory" in complaint(capsys, *words, "--budget", "1h", "--memory")
+
+
+def test_a_run_says_how_to_go_on_where_it_can() -> None:
+    recipe = load_recipe("har-table1")
+    assert _onward(make_plan([recipe], "smoke"), [recipe]) == "bench run har-table1 --tier mini"
+    changed = make_plan([recipe], "smoke", overrides=["solver.lr=1"])
+    assert _onward(changed, [recipe]) == "bench run har-table1 --tier mini, with --set as here"
+    alone = recipe.model_copy(update={"tiers": {"smoke": recipe.tiers["smoke"]}})
+    assert _onward(make_plan([alone], "smoke"), [alone]) == _onward(make_plan([recipe], "paper"), [recipe]) == ""
 
 
 def test_a_list_folds_at_the_terminals_edge(

@@ -4,7 +4,7 @@ import pytest
 from data_cases import one_line
 from PIL import Image
 
-from benchsuite.data.locate import open_folder
+from benchsuite.data.locate import open_any_folder, open_folder
 from benchsuite.data.verify import Report, verify
 from benchsuite.data.yolo import Yolo, names_of
 from benchsuite.errors import InputError
@@ -91,6 +91,27 @@ def test_labels_as_other_tools_write_them(tmp_path: Path, labels: str) -> None:
     opened = open_folder(layout(tmp_path, labels=labels))[0].open()
     assert opened.boxes.ravel().tolist() == pytest.approx([15, 5, 25, 15, 8, 4, 12, 6], abs=1e-5)
     assert opened.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("shape", ["[2, 3]", "[3, 2]"])
+def test_boxes_stand_before_keypoints(tmp_path: Path, shape: str) -> None:
+    """Else a pose would be a polygon, and its box around the keypoints."""
+    labels = "0 0.5 0.5 0.25 0.5 .9 .9 2 .95 .1 2\n1 .25 .25 .1 .1 0 0 0 0 0 0\n"
+    opened = open_folder(layout(tmp_path, f"{YAML}kpt_shape: {shape}\n", labels))[0].open()
+    assert opened.boxes.ravel().tolist() == pytest.approx([15, 5, 25, 15, 8, 4, 12, 6], abs=1e-5)
+
+
+def test_a_folder_with_labels_is_none_of_classes(tmp_path: Path) -> None:
+    """images/ and labels/ below train/ look like two classes."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "images" / "a.png")
+    (tmp_path / "data.yaml").write_text("train: /content/x/train/images\nval: /content/x/val/images\nnames: [cat]\n")
+    for opening in (open_folder, open_any_folder):
+        with pytest.raises(InputError) as error:
+            opening(tmp_path)
+        one_line(error, "data.yaml names no folders of images that are here", "/content/x/val/images")
 
 
 @pytest.mark.parametrize("labels", [

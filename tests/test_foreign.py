@@ -1,6 +1,7 @@
 """Foreign rows: other people's detections as rows of a table, and what a gain is made of."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,69 @@ def test_torchvisions_detector_on_real_photographs(tmp_path: Path) -> None:
     assert {name: cell.values[0] for name, cell in measured.items()} == {name: expected[name] for name in measured}
     (against,) = (each for each in compare([results]).sections[0].foreign if each.on == "AP")
     assert against.images is not None and against.images[0] < against.difference.mean < against.images[1]
+
+
+def test_seeds_of_a_row_come_one_after_the_other(case: Case, tmp_path: Path) -> None:
+    first = case.add(name="later", files=case.files[:1])
+    both = case.add(name="later", files=case.files[1:2], seed=1)
+    assert both.values("later", "AP") == case.add(name="at-once").values("at-once", "AP")
+    assert both.values("later", "AP")[0] == first.values("later", "AP")[0]
+    with pytest.raises(InputError, match="is the file of seed 0 too"):
+        case.add(name="later", files=case.files[:1], seed=1)
+    with pytest.raises(InputError, match="is the file of seed 0 too"):
+        case.add(name="twice", files=(case.files[0], case.files[0]))
+    with pytest.raises(InputError, match="is a row of har-table1 itself"):
+        case.add(name="Baseline")
+
+
+def test_figures_are_of_the_row_of_the_file_that_is_named(case: Case, tmp_path: Path) -> None:
+    """Two files have a row of that name."""
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", tmp_path]
+    for name, files in (("one", case.files[:1]), ("two", case.files[1:2])):
+        add_row(case.plan, case.store, tmp_path, name, Row("theirs", files))
+    assert bench("plot", "pr", "har-table1/theirs", *words) == 2
+    drawn = []
+    for name in ("one", "two"):
+        assert bench("plot", "pr", "har-table1/theirs", *words, "--name", name) == 0
+        drawn.append((tmp_path / f"har-table1.mini.{name}.theirs.pr.csv").read_text())
+    assert drawn[0] != drawn[1]
+
+
+def test_scores_that_are_no_shares(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = json.loads(case.files[0].read_text())
+    (tmp_path / "percent.json").write_text(json.dumps([{**each, "score": 100 * each["score"]} for each in entries]))
+    found = case.add(name="percent", files=(tmp_path / "percent.json",))
+    assert found.values("percent", "AP")[0] == pytest.approx(case.add().values("theirs", "AP")[0])
+    words = ["--tier", "mini", "--data", case.data, "--store", case.store.root, "--out", case.out]
+    for name in ("calibration", "confusion"):
+        assert bench("plot", name, "har-table1/percent", *words) == 2
+        assert "this figure is of scores from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda x, y, w, h: [x, y, x + w, y + h], "end beyond their image"),
+    (lambda x, y, w, h: [x / 160, y / 120, w / 160, h / 120], "lie between 0 and 1"),
+    (lambda x, y, w, h: [x + w, y + h, -w, -h], "have a side of zero or less"),
+])  # fmt: skip
+def test_what_looks_odd_is_told(
+    case: Case, tmp_path: Path, change: Callable[..., list[float]], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = json.loads(case.files[0].read_text())
+    kept = [each for each in entries if each["bbox"][0] + each["bbox"][2] > 90]
+    for each in kept:
+        each["bbox"] = change(*each["bbox"])
+    (tmp_path / "odd.json").write_text(json.dumps(kept))
+    assert any(told in note for note in score(case.truth, tmp_path / "odd.json", "coco")["notes"])  # type: ignore[union-attr,operator]
+    words = ["--data", case.data, "--store", case.store.root, "--out", case.out, "--truth", case.truth]
+    assert bench("add-row", "har-table1", "--name", "odd", "--detections", tmp_path / "odd.json", *words, "--anew") == 0
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert "notes" not in score(case.truth, case.files[0], "coco")
+
+
+def test_images_may_be_called_by_their_files_names(case: Case, tmp_path: Path) -> None:
+    entries = json.loads(case.files[0].read_text())
+    expected = score(case.truth, case.files[0], "coco")
+    for called in ("{}", "{}.png"):
+        named = [{**each, "image_id": called.format(each["image_id"])} for each in entries]
+        (tmp_path / "named.json").write_text(json.dumps(named))
+        assert score(case.truth, tmp_path / "named.json", "coco") == expected

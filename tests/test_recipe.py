@@ -220,6 +220,12 @@ def test_mistakes_name_file_line_and_cure(table: Path, change: str, told: str) -
         ("AP: 35.10", "APP: 35.1", "no column 'APP'; did you mean 'AP'?"),
         ("on: AP}\n", "on: APs}\n", "no column 'APs'"),
         ("better: b, than: a", "better: b", "a claim is {better: ROW, than: ROW, on: COLUMN, by: N}"),
+        (
+            "better: b, than: a",
+            "better: b, than: a, within: 0.3",
+            "a claim is {better: ROW, than: ROW, on: COLUMN, by: N}",
+        ),
+        ("better: b, than: a", "better: b, than: a, by: -1", "`claims.0.by` is -1"),
         ("id: b\n", "id: a\n", "row id 'a' stands twice"),
         ("_parent.yaml", "_gone.yaml", "table.yaml:3: `extends: _gone.yaml` is not there"),
         ("role: quoted", "role: cited", "`rows.2.role` is 'cited'"),

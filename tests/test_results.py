@@ -16,6 +16,7 @@ from benchsuite.report.results import (
     ImagesTogether,
     Measured,
     Results,
+    RowRecord,
     load,
     to_frame,
 )
@@ -282,3 +283,17 @@ def test_only_one_run_at_a_time_merges_into_a_file(tmp_path: Path) -> None:
     assert [each.wait() for each in running] == [0] * 4
     (file,) = tmp_path.iterdir()
     assert load(file).values("baseline", "AP") == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_a_column_that_the_recipe_lost_goes(stored: Results) -> None:
+    def only(row: RowRecord) -> RowRecord:
+        cells = {
+            name: {"AP": each["AP"]} if "AP" in (each := getattr(row, name)) else {}
+            for name in ("measured", "published")
+        }
+        return row.model_copy(update=cells)
+
+    rows = tuple(map(only, stored.rows))
+    fewer = stored.model_copy(update={"columns": stored.columns[:1], "claims": (), "rows": rows})
+    found = merged(stored, fewer)
+    assert all(set(row.measured) <= {"AP"} for row in found.rows) and found.seeds == stored.seeds

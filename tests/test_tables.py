@@ -186,3 +186,19 @@ def test_common_deviations_are_said_once(stored: Results) -> None:
 def test_numbers(value: float | None, decimals: int, plain: str, difference: str) -> None:
     assert number(value, decimals) == plain
     assert signed(value, decimals) == difference
+
+
+def test_a_long_name_folds_before_numbers_go(stored: Results, capsys: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    name = "faster-rcnn_r50_fpn_1x_coco_of_some_other_framework_20200130-047c8118"
+    rows = (stored.rows[0].model_copy(update={"label": name}), *stored.rows[1:])
+    monkeypatch.setenv("COLUMNS", "80")
+    render(compare([stored.model_copy(update={"rows": rows})]), values_only=True)
+    text = capsys.readouterr().out
+    assert "…" not in text and "28.2" in text and "35.1" in text
+    assert max(map(len, text.splitlines())) <= 80 and name in "".join(line[:40].strip() for line in text.splitlines())
+
+
+def test_labels_of_latex_tables_differ(stored: Results) -> None:
+    text = latex(compare([stored, stored]))
+    assert r"\label{tab:har-table1-mini}" in text and r"\label{tab:har-table1-mini-2}" in text
