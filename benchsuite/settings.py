@@ -152,12 +152,30 @@ def find(slot: type[P], kind: object) -> type[P]:
     else:
         module, _, name = kind.rpartition(".")
         modules = [f"{package}.{module}" for package in slot.packages if module and "." not in module]
+    there: ModuleType | None = None
+    others: list[type[Part]] = []
     for module_name in modules:
         there = _module(module_name, kind)
         found = None if there is None else vars(there).get(name)
         if isinstance(found, type) and issubclass(found, slot) and _selectable(found):
             return found
-    raise ValueError(f"{NO_SUCH_KIND} '{kind}'; {nearest(kind, choices(slot))}")
+        if isinstance(found, type) and issubclass(found, Part) and _selectable(found):
+            others.append(found)
+    if ":" in kind and there is None:
+        raise ValueError(
+            f"{NO_SUCH_KIND} '{kind}': there is no module {modules[0]}, neither installed nor beside the recipe"
+        )
+    if others:
+        its = next(each.__name__ for each in others[0].__mro__ if Part in each.__bases__)
+        raise ValueError(
+            f"{NO_SUCH_KIND} '{kind}': is for {its}, and here goes {slot.__name__}: {', '.join(choices(slot))}"
+        )
+    held = vars(there) if ":" in kind and there is not None else {}
+    own = [each for each, value in held.items() if isinstance(value, type) and issubclass(value, slot)
+           and _selectable(value) and value.__module__ == modules[0]]  # fmt: skip
+    raise ValueError(
+        f"{NO_SUCH_KIND} '{kind}'; {nearest(kind, [*(f'{modules[0]}:{each}' for each in own), *choices(slot)])}"
+    )
 
 
 def look_beside(folder: Path) -> None:

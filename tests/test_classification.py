@@ -157,7 +157,7 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
         ({"model": {"backbone": {"kind": "resnet.Resnet"}}}, "did you mean 'resnet.ResNet'"),
         (
             {"augment": [{"kind": "transforms.Flip"}]},
-            "unknown kind 'transforms.Flip'; there are: class_batches.",
+            "unknown kind 'transforms.Flip': is for Augment, and here goes BatchAugment: class_batches.",
         ),
         ({"data": {"train": {"kind": "generated.Generated", "images": 2}}}, "unknown kind 'generated.Generated'"),
     ):

@@ -11,6 +11,7 @@ import pytest
 from test_cli import bench, complaint
 
 from benchsuite.models.detector import Backbone
+from benchsuite.models.fpn import Neck
 from benchsuite.settings import find
 
 MINE = """
@@ -132,3 +133,15 @@ def test_bytes_that_are_no_module(recipe: tuple[Path, Path], capsys: pytest.Capt
     file, module = recipe
     module.write_bytes(b"\xff\xfe\x00")
     assert "failed with SyntaxError" in complaint(capsys, "plan", file)
+
+
+@pytest.mark.parametrize(("kind", "told"), [
+    ("resnet.ResNet", "is for Backbone, and here goes Neck: "),
+    ("circles_that_are_not:Around", "there is no module circles_that_are_not, neither installed nor beside the recipe"),
+    ("benchsuite.models.fpn:Fpm", "did you mean 'benchsuite.models.fpn:Fpn'"),
+    ("fpn.Fpm", "did you mean 'fpn.Fpn'"),
+])  # fmt: skip
+def test_why_a_kind_is_unknown(kind: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown kind '{kind}'") as raised:
+        find(Neck, kind)
+    assert told in str(raised.value)

@@ -394,3 +394,8 @@ def test_the_protocols_agree_on_which_flags_they_take(tmp_path, field, flag):
         else:
             ignored = bool(flag) and (field, protocol) != ("ignore", "coco")
             assert (score(tmp_path / "truth.json", DETECTIONS, protocol)["AP"] is None) is ignored
+
+
+def test_truth_given_for_detections_is_told():
+    with pytest.raises(InputError, match="is one object, and COCO's results are a list"):
+        score(TRUTH, TRUTH, "coco")

@@ -38,7 +38,15 @@ def read_results(path: Path, data: DetectionSet, names: Names) -> Found:
 
     InputError, naming file and detection, for an image or a class that `data` has not, and for what is not finite.
     """
-    entries = read_typed(path, list[Detection], CURE)
+    try:
+        entries = read_typed(path, list[Detection], CURE)
+    except InputError as error:
+        if "Expected `array`, got `object`" in str(error):
+            raise InputError(
+                f"{path}: is one object, and COCO's results are a list of {{image_id, category_id, bbox, score}}; give "
+                "the detections (annotations are the first argument of `bench score`)"
+            ) from None
+        raise
     images = _images([entry.image_id for entry in entries], path, data, names)
     kinds = ids_of([entry.category_id for entry in entries], "[{}].category_id", path)
     labels = index_of(kinds, data.category_ids)
