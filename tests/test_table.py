@@ -59,7 +59,7 @@ def test_from_recipe_to_plot_and_back_from_the_store(
     chosen = ["--data", data, *(word for setting in TINY for word in ("--set", setting))]
     assert bench("plot", "detections", "har-table1/baseline", *chosen) == 0
     capsys.readouterr()
-    assert "--name of its own, or --force" in failure(capsys, *run, "--set", "post.per_image=5")
+    assert "give this one a name of its own (--name of `bench run`" in failure(capsys, *run, "--set", "post.per_image=5")
 
 
 def test_a_smoke_run_ends_with_the_table_and_one_line(
@@ -79,7 +79,7 @@ def test_a_smoke_run_ends_with_the_table_and_one_line(
     assert "twin" in "".join(table)
     assert table[-1] == (
         "written: results/mine.smoke.toy.json results/mine.smoke.toy.md results/mine.smoke.toy.png; go on with: "
-        f"bench run {own} --tier mini"
+        f"bench run {own} --tier mini, with --data and --set as here"
     )
     assert bench("compare", "results/mine.smoke.toy.json") == 0
     assert "not settled" in capsys.readouterr().out
