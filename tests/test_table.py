@@ -59,8 +59,8 @@ def test_from_recipe_to_plot_and_back_from_the_store(
     chosen = ["--data", data, *(word for setting in TINY for word in ("--set", setting))]
     assert bench("plot", "detections", "har-table1/baseline", *chosen) == 0
     capsys.readouterr()
-    told = failure(capsys, *run, "--set", "post.per_image=5")
-    assert "give this one a name of its own (--name of `bench run`" in told
+    refused = failure(capsys, *run, "--set", "post.per_image=5")
+    assert "give this one a name of its own (--name of `bench run`" in refused
 
 
 def test_a_smoke_run_ends_with_the_table_and_one_line(
