@@ -396,6 +396,12 @@ def test_the_protocols_agree_on_which_flags_they_take(tmp_path, field, flag):
             assert (score(tmp_path / "truth.json", DETECTIONS, protocol)["AP"] is None) is ignored
 
 
+def test_an_object_within_is_no_truth(tmp_path):
+    file = results(tmp_path / "results.json", bbox={"x": 1})
+    with pytest.raises(InputError, match="bbox"):
+        score(TRUTH, file, "coco")
+
+
 def test_truth_given_for_detections_is_told():
     with pytest.raises(InputError, match="is one object, and COCO's results are a list"):
         score(TRUTH, TRUTH, "coco")

@@ -41,7 +41,7 @@ def read_results(path: Path, data: DetectionSet, names: Names) -> Found:
     try:
         entries = read_typed(path, list[Detection], CURE)
     except InputError as error:
-        if "Expected `array`, got `object`" in str(error):
+        if str(error).startswith(f"{path}: Expected `array`, got `object`"):
             raise InputError(
                 f"{path}: is one object, and COCO's results are a list of {{image_id, category_id, bbox, score}}; give "
                 "the detections (annotations are the first argument of `bench score`)"
