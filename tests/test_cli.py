@@ -186,7 +186,7 @@ def test_what_was_run_is_known_from_its_results(tmp_path: Path) -> None:
     save(stored.model_copy(update={"overrides": ("solver.lr=0.5",)}), tmp_path, "named")
 
     def known(rows: str, seeds: str = "", sets: list[str] | None = None, name: str = "named") -> tuple[Any, ...]:
-        plan = trained_of(["har-table1"], "mini", rows, seeds, None, None, sets, tmp_path, name)
+        plan = trained_of("har-table1", "mini", rows, seeds, None, None, sets, tmp_path, name)
         return plan.rows[0].seeds, plan.overrides
 
     changed = ("solver.lr=0.5",)

@@ -360,6 +360,9 @@ def test_what_looks_odd_is_told(
         each["bbox"] = change(*each["bbox"])
     (tmp_path / "odd.json").write_text(json.dumps(kept))
     assert any(told in note for note in score(case.truth, tmp_path / "odd.json", "coco")["notes"])  # type: ignore[union-attr,operator]
+    assert bench("score", case.truth, tmp_path / "odd.json") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert told in printed and "notes" not in printed
     words = ["--data", case.data, "--store", case.store.root, "--out", case.out, "--truth", case.truth]
     assert bench("add-row", "har-table1", "--name", "odd", "--detections", tmp_path / "odd.json", *words, "--anew") == 0
     assert told in " ".join(capsys.readouterr().err.split())

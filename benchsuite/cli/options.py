@@ -85,6 +85,12 @@ TimedOn = Annotated[
 ]
 
 
+ResultsDir = Annotated[
+    Path, typer.Option("--results", help="Folder of the results file that has the row's seeds and settings.")
+]
+Name = Annotated[str, typer.Option("--name", help="Part of the results file's name; by default the other dataset's.")]
+
+
 def split(option: str, text: str) -> list[str]:
     """The words of a list with commas; InputError where there are commas alone."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -149,29 +155,22 @@ def planned_of(
 
 
 def trained_of(
-    ids: list[str], tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
+    recipe: str, tier: str, rows: str, seeds: str, data: Path | None, data_root: Path | None, sets: list[str] | None,
     results: Path, name: str, device: str = "auto",
 ) -> "Plan":  # fmt: skip
     """The plan of what was run: seeds and settings are those of the results file, where it is there and nothing else is
     said."""
-    from benchsuite.recipe.loading import select
+    from benchsuite.recipe.loading import load_recipe
     from benchsuite.verbs.capsule import earlier
 
     asked = split("--rows", rows)
-    for recipe in select(ids):
-        if known := earlier(recipe, tier, name or (data.resolve().name if data else ""), results):
-            its = [row.id for row in known.rows if row.id in asked and row.measured] or [row.id for row in known.rows]
-            ran = {seed for row in its for column in known.columns for seed in known.values(row, column.id)}
-            seeds, sets = (
-                seeds or ",".join(str(seed) for seed in known.seeds if seed in ran),
-                sets or [*known.overrides],
-            )
-    plan = planned_of(ids, tier, rows, seeds, data, data_root, sets, device)
+    if known := earlier(load_recipe(recipe), tier, name or (data.resolve().name if data else ""), results):
+        its = [row.id for row in known.rows if row.id in asked and row.measured] or [row.id for row in known.rows]
+        ran = {seed for row in its for column in known.columns for seed in known.values(row, column.id)}
+        seeds = seeds or ",".join(str(seed) for seed in known.seeds if seed in ran)
+        sets = sets or [*known.overrides]
+    plan = planned_of([recipe], tier, rows, seeds, data, data_root, sets, device)
     return replace(plan, data_name=name) if name else plan
 
 
-ResultsDir = Annotated[
-    Path, typer.Option("--results", help="Folder of the results file that has the row's seeds and settings.")
-]
-Name = Annotated[str, typer.Option(help="Part of the results file's name; by default the other dataset's.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results files that say what is needed.")]

@@ -242,9 +242,7 @@ def plot(
     tier: Annotated[str, typer.Option("--tier", "-t", help="Results of this tier only; for detections: smoke.")] = "",
     seeds: Seeds = "", data: Data = None, data_root: DataRoot = None, sets: Sets = None, store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and of the picture.")] = Path("results"),
-    named: Annotated[
-        str, typer.Option("--name", help="Part of the results file's name; by default the other dataset's.")
-    ] = "",
+    named: Name = "",
     figure: Annotated[str, typer.Option(help="Another figure of the recipe than its default; see `bench list`.")] = "",
     images: Annotated[int, typer.Option(help="For detections: how many pictures.", min=1)] = 6,
     image: Annotated[int, typer.Option(help="For other pictures: which image of the split.", min=0)] = 0,
@@ -281,14 +279,14 @@ def plot(
         from benchsuite.verbs.diagnose import plot_diagnosed
 
         recipe, row = target_of(f"plot {name}", target)
-        planned = trained_of([recipe], tier or "smoke", "", seeds, data, data_root, sets, out, named)
+        planned = trained_of(recipe, tier or "smoke", "", seeds, data, data_root, sets, out, named)
         files, said = plot_diagnosed(name, planned, row, Store(store), out, form, threshold, against)
         print_things(*([said] if said else []), to_stderr=True)
     elif target or name == "detections":
         from benchsuite.verbs.plot import plot_detections, plot_probe
 
         recipe, row = target_of(f"plot {name}", target)
-        planned = trained_of([recipe], tier or "smoke", row, seeds, data, data_root, sets, out, named)
+        planned = trained_of(recipe, tier or "smoke", row, seeds, data, data_root, sets, out, named)
         kept = Store(store)
         if name == "detections":
             files = [plot_detections(planned, kept, out, images, form, threshold)]

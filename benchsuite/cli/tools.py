@@ -94,7 +94,7 @@ def add_row(
     from benchsuite.verbs.foreign import add_row as add
     from benchsuite.verbs.terminal import print_things
 
-    planned = trained_of([recipe], tier, "", "", data, data_root, sets, out, file_name)
+    planned = trained_of(recipe, tier, "", "", data, data_root, sets, out, file_name)
     files = add(planned, Store(store), out, file_name, Row(name, tuple(detections), seed, truth, protocol, anew))
     results = load(files[0])
     print_things(*odd(planned, results.row(name), Store(store)), to_stderr=True)
@@ -125,7 +125,7 @@ def export(
     from benchsuite.verbs.listing import print_export
 
     recipe, row = target_of("export", target)
-    planned = trained_of([recipe], tier, row, seeds, data, data_root, sets, results, name)
+    planned = trained_of(recipe, tier, row, seeds, data, data_root, sets, results, name)
     found = write(planned, Store(store), out, images)
     print_json(found.form()) if as_json else print_export(found)
 
@@ -151,7 +151,7 @@ def predict(
     from benchsuite.verbs.terminal import print_things
 
     recipe, row = target_of("predict", target)
-    planned = trained_of([recipe], tier, row, seeds, data, data_root, sets, results, name, device)
+    planned = trained_of(recipe, tier, row, seeds, data, data_root, sets, results, name, device)
     found = predict_on(planned, Store(store), images, out, threshold)
     if as_json:
         print_json(found.form())

@@ -93,7 +93,7 @@ def pack(
 
     chosen, named = load_recipe(recipe), name or (data.resolve().name if data else "")
     known = earlier(chosen, tier, named, out)
-    planned = trained_of([recipe], tier, rows, seeds, data, data_root, sets, out, named, device)
+    planned = trained_of(recipe, tier, rows, seeds, data, data_root, sets, out, named, device)
     target = file or Path(".".join(filter(None, (chosen.id, tier, named, "tar.xz"))))
     found = pack_up(planned, planned.rows[0].recipe, Store(store), target, named, known)
     print_json(found.form()) if as_json else print_packed(found)

@@ -98,6 +98,15 @@ class Claim(Outer):
         """The two rows the claim is about, the first minus the second being the difference."""
         return (self.better or self.close or "", self.than or self.to or "")
 
+    def margin(self, difference: float, lower: bool) -> float:
+        """How far a difference lies on the claim's side of its bound, where `lower` values may be the better ones;
+        negative on the other side. What floats leave of equal decimals is 0."""
+        if self.within is not None:
+            margin = self.within - abs(difference)
+        else:
+            margin = (-difference if lower else difference) - self.by
+        return 0.0 if abs(margin) < 1e-9 else margin
+
     def sentence(self, first: str = "", second: str = "", column: str = "") -> str:
         """The claim in words, its rows and column by these names or by their ids."""
         first, second = first or self.rows[0], second or self.rows[1]

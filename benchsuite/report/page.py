@@ -29,6 +29,9 @@ SEED = re.compile(r" seed \d+")  # in a job's label
 COLOURS = 6  # of loss curves, in the style
 WIDTH, HEIGHT = 640, 200  # of the drawing area of loss curves, in its own units
 
+Losses = list[tuple[int, float]]
+"""Iterations, and the loss of each."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -205,25 +208,28 @@ def _departures(results: Results) -> tuple[tuple[str, str], ...]:
 def _curves(results: Results, store: Store) -> tuple[tuple[Curves, ...], float]:
     """Losses of the trainings that the store still has, each once, and the highest of them."""
     seen: set[str] = set()
-    logs: list[tuple[str, int, list[tuple[int, list[tuple[int, float]]]]]] = []
+    logs: dict[int, list[tuple[int, Losses]]] = {}
     for place, row in enumerate(results.rows):
-        keys = dict.fromkeys(key for job in row.keys for key in trainings(job, store) if key not in seen)
-        seen.update(keys)
-        if keys:
-            logs.append((row.name, place % COLOURS, [(seed_of(key, store), _losses(key, store)) for key in keys]))
-    highest = max((loss for _, _, its in logs for _, values in its for _, loss in values), default=0.0)
-    curves = (Curves(row, colour, tuple(_curve(*each, highest) for each in its)) for row, colour, its in logs)
+        for key in (key for job in row.keys for key in trainings(job, store)):
+            if key not in seen:
+                seen.add(key)
+                logs.setdefault(place, []).append((seed_of(key, store), _losses(key, store)))
+    highest = max((loss for its in logs.values() for _, values in its for _, loss in values), default=0.0)
+    curves = (
+        Curves(results.rows[place].name, place % COLOURS, tuple(_curve(*each, highest) for each in its))
+        for place, its in logs.items()
+    )
     return tuple(curves), highest
 
 
-def _losses(key: str, store: Store) -> list[tuple[int, float]]:
+def _losses(key: str, store: Store) -> Losses:
     """Iteration and loss of a training, as many as a curve shows."""
     lines = log(key, store)
     every = max(1, len(lines) // CURVE_POINTS)
     return [(line["iteration"], line["loss"]) for line in [*lines[:-1:every], *lines[-1:]]]
 
 
-def _curve(seed: int, values: Sequence[tuple[int, float]], highest: float) -> Curve:
+def _curve(seed: int, values: Losses, highest: float) -> Curve:
     steps, last = values[-1]
     points = [f"{WIDTH * at / steps:.1f},{HEIGHT * (1 - value / (highest or 1.0)):.1f}" for at, value in values]
     return Curve(seed, "M" + " L".join(points), steps, last)

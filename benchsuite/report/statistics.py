@@ -94,8 +94,11 @@ def contrast(
     if summary.n == 1 or not any(pairs.values()):
         return summary, summary.n - 1.0
     training = {row: trained.get(row) or row for row in table}
-    speaking = {training[row]: row for row in reversed([first, second, *table]) if pairs.keys() <= table[row].keys()}
-    others = [] if training[first] == training[second] else [table[row] for row in reversed(speaking.values())]
+    speaking: dict[str, str] = {}
+    for row in (first, second, *table) if training[first] != training[second] else ():
+        if pairs.keys() <= table[row].keys():
+            speaking.setdefault(training[row], row)
+    others = [table[row] for row in speaking.values()]
     # A row that is another's twin tells nothing new.
     rows = dict.fromkeys(tuple(each[seed] for seed in pairs) for each in (table[first], table[second], *others))
     values = np.array(list(rows))

@@ -75,10 +75,8 @@ def _tested(results: Results, claim: ClaimRecord) -> ClaimVerdict:
     if difference.error is None:
         return replace(verdict, note="one seed settles nothing")
     p = p_value(_margin(results, claim, difference.mean), difference.error, df)
-    pairs, together = (
-        differences(results.values(first, claim.on), results.values(second, claim.on)),
-        claim.images_together,
-    )
+    together = claim.images_together
+    pairs = differences(results.values(first, claim.on), results.values(second, claim.on))
     # Those that are of the values here, and not of an earlier run's.
     fresh = tuple(one for one in claim.images if abs(one.difference - pairs.get(one.seed, math.inf)) < 1e-5)
     verdict = replace(verdict, p=p, df=df, claim=claim.model_copy(update={"images": fresh}))
@@ -117,12 +115,7 @@ def _remedy(verdict: ClaimVerdict, margin: float, level: float) -> str:
 
 
 def _margin(results: Results, claim: ClaimRecord, difference: float) -> float:
-    """How far a difference lies on the claim's side of its bound; negative on the other side."""
-    lower = {column.id: column.better for column in results.columns}[claim.on] == "lower"
-    margin = (-difference if lower else difference) - claim.by
-    if claim.within is not None:
-        margin = claim.within - abs(difference)
-    return 0.0 if abs(margin) < 1e-9 else margin  # what floats leave of equal decimals
+    return claim.margin(difference, {column.id: column.better for column in results.columns}[claim.on] == "lower")
 
 
 def _text(results: Results, claim: ClaimRecord) -> str:

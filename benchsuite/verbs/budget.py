@@ -285,18 +285,10 @@ def _stakes(plan: Plan, store: Store, spread: float) -> Iterable[Stake]:
                 why = "a row of it is not run"
             elif first is None or second is None:
                 why = "the paper prints no difference to expect"
-            margin = 0.0 if first is None or second is None else _margin(recipe, claim, first - second)
+            lower = {column.id: column.better for column in recipe.columns}[claim.on] == "lower"
+            margin = 0.0 if first is None or second is None else claim.margin(first - second, lower)
             within = math.inf if claim.within is None else claim.within
             yield Stake(recipe, claim, rows, margin, math.sqrt(2) * _spread(results, claim.on, spread), within, why)
-
-
-def _margin(recipe: Recipe, claim: Claim, difference: float) -> float:
-    """How far the paper's difference lies from the claim's bound."""
-    lower = {column.id: column.better for column in recipe.columns}[claim.on] == "lower"
-    margin = (-difference if lower else difference) - claim.by
-    if claim.within is not None:
-        margin = claim.within - abs(difference)
-    return 0.0 if abs(margin) < 1e-9 else margin  # what floats leave of printed decimals
 
 
 def _spread(results: Results, column: str, otherwise: float) -> float:

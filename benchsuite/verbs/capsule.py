@@ -109,9 +109,10 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "", k
             f"settings; first: bench run {recipe.called} --tier {plan.tier}"
         )
     results = collect(plan, recipe, store)
+    seeds = known.seeds if known else ()
     for row in known.rows if known else ():
         if row.foreign:
-            scores = _foreign(row, plan, store) if known and known.seeds == results.seeds else {}
+            scores = _foreign(row, plan, store) if seeds == results.seeds else {}
             results = results.model_copy(update={"rows": (*results.rows, *([row] if scores else []))})
             measured += [Entry(row=row.id, seed=seed, keys=(score.key,)) for seed, score in scores.items()]
             absent += [] if scores else [row.id]

@@ -225,7 +225,7 @@ def _macs(macs: int) -> str:
 
 def print_score(found: Mapping[str, Any]) -> None:
     """Numbers of one scoring, then the classes."""
-    others = ("protocol", "per_class", "dropped")
+    others = ("protocol", "per_class", "dropped", "notes")
     numbers = [(name, _number(value)) for name, value in found.items() if name not in others]
     print_things(table(f"protocol {found['protocol']} (0–100)", ("", "measured"), numbers))
     classes: Mapping[str, Mapping[str, Any]] = found.get("per_class", {})
@@ -235,6 +235,7 @@ def print_score(found: Mapping[str, Any]) -> None:
         print_things(table("per class", ("id", "class", column), rows, left=2))
     if found.get("dropped"):
         print_things(marked("yellow", "note", f"{found['dropped']} boxes of the truth have no area and were left out"))
+    print_things(*(marked("yellow", "note", text) for text in found.get("notes", ())))
 
 
 def _number(value: object) -> str:

@@ -43,9 +43,11 @@ class PlannedRow:
 
     @cached_property
     def trained(self) -> str:
-        """The content key of its trainings under seed 0: equal for rows that are two uses of one network."""
+        """The content key of its trainings under seed 0: equal for rows that are two uses of one network, "" for a row
+        without any."""
         jobs = {job.key: job for last in self.last(0).values() for job in _with_inputs(last)}
-        return content_key([key for key, job in jobs.items() if isinstance(job, Training)])
+        keys = [key for key, job in jobs.items() if isinstance(job, Training)]
+        return content_key(keys) if keys else ""
 
     def last(self, seed: int) -> Mapping[str, Job]:
         """The last jobs of a seed, without those that measure what no column of the table asks for."""
