@@ -70,7 +70,7 @@ def test_from_recipe_to_results(recipe: Recipe, tmp_path: Path) -> None:
     }  # fmt: skip
     store = bs.Store(tmp_path / "runs")
     results = bs.run_plan(plan, store, bs.RunOptions(out=tmp_path / "results")).results["tiny-classes"]
-    assert results.protocol == "top-k" and results.data.name == "generated classes (synthetic) val (8 images)"
+    assert results.protocol == "top-k" and results.data.name == "generated classes (synthetic) val (≤ 8 images)"
     for planned in plan.rows:
         pipeline, row = planned.pipeline, results.row(planned.row.id)
         assert isinstance(pipeline, Classification)
@@ -110,7 +110,7 @@ def test_data_given_by_folder(recipe: Recipe, tmp_path: Path, capsys: pytest.Cap
     before, after = (bs.make_plan([recipe], "smoke", data=data) for data in (None, folder))
     assert not set(before.jobs) & set(after.jobs)
     pipeline = after.rows[0].pipeline
-    assert [pipeline.data.cut(split).name for split in ("train", "val")] == ["beasts train", "beasts val (8 images)"]
+    assert [pipeline.data.cut(split).name for split in ("train", "val")] == ["beasts train", "beasts val (≤ 8 images)"]
     assert isinstance(pipeline, Classification) and pipeline.cost(0).classes == 2
     assert "this is about classification" in complaint(capsys, "plan", "tiny-classes.yaml", "--data", TOY)
     assert "this is about detection" in complaint(capsys, "plan", "har-table1", "--data", folder)
@@ -167,7 +167,7 @@ def test_bad_settings_are_one_line(tmp_path: Path) -> None:
     row = Pipeline.model_validate(settings(data=splits))
     assert row.jobs(0, "cpu"), "planning goes on without the data"
     class_folders(tmp_path)
-    with pytest.raises(InputError, match=r"has 24 classes and .* val 2, or they differ .* need the same classes"):
+    with pytest.raises(InputError, match=r"has 24 classes and .* val 2: only .* need the same classes"):
         Pipeline.model_validate(settings(data=splits)).jobs(0, "cpu")  # settings ask once
 
 

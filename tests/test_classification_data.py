@@ -193,7 +193,7 @@ def test_subset_is_evenly_spread(tmp_path: Path) -> None:
     data, opened = ClassificationSubset(of=whole, limit=4), ClassificationSubset(of=whole, limit=4).open()
     assert opened.labels.tolist() == whole.open().labels[[0, 2, 5, 7]].tolist()
     assert np.array_equal(np.asarray(opened.images), np.asarray(whole.open().images)[[0, 2, 5, 7]])
-    assert data.name == opened.name == "generated classes (synthetic) train (4 images)"
+    assert data.name == opened.name == "generated classes (synthetic) train (≤ 4 images)"
     assert opened.fingerprint == data.fingerprint() != whole.fingerprint()
     assert len(ClassificationSubset(of=whole, limit=99).open()) == 10 and data.num_classes == len(data.classes) == 24
     folder = class_folders(tmp_path)

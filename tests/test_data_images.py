@@ -120,6 +120,7 @@ def test_images_shown_turned_and_huge_ones_are_told(tmp_path: Path, monkeypatch:
     GREY.save(tmp_path / "turned.jpg", exif=exif)
     found = examined(tmp_path / "turned.jpg")
     assert found.size == (12, 24) == read_image(tmp_path / "turned.jpg").shape[:2]
+    assert found.shown == (24, 12)
     assert "orientation 6" in found.notes[0]
     GREY.save(tmp_path / "plain.png")
     assert examined(tmp_path / "plain.png").notes == ()

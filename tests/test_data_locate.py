@@ -1,3 +1,5 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,8 @@ def test_other_layouts(tmp_path: Path, layout: str) -> None:
             copy(TOY / "images", folder / "new").rename(folder / other)
             (folder / "annotations" / f"instances_{split}.json").rename(folder / other / "_annotations.coco.json")
     train, val = open_folder(folder)
+    names = ("train", "val") if layout == "images" else ("train", "valid")
+    assert (train.name, val.name) == tuple(f"{folder.name} {name}" for name in names)
     assert (len(train.open()), len(val.open())) == (5, 3)
     assert val.open().read(0).shape == (30, 48, 3)
 
@@ -103,3 +107,24 @@ def test_real_sets(name: str, train: int, val: int) -> None:
     opened = [split.open() for split in open_folder(SHARED / name)]
     assert [len(split) for split in opened] == [train, val]
     assert all(split.read(0).shape[:2] == tuple(split.sizes[0]) for split in opened)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda names: [*names[:2], "square"], "train has 3 classes and .* val 3: only .* train has 'bar', only .* val "
+         "has 'square'"),
+        (lambda names: names[:2], "3 classes and .* val 2: only .* train has 'bar'; give"),
+        (lambda names: names[::-1], "3 classes and .* val 3: number 1 is 'disc' here and 'bar' there"),
+    ],
+)  # fmt: skip
+def test_classes_that_differ_are_named(tmp_path: Path, change: Callable[[list[str]], list[str]], told: str) -> None:
+    folder = copy(TOY, tmp_path)
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    names = change([each["name"] for each in content["categories"]])
+    content["categories"] = [{"id": place + 1, "name": name} for place, name in enumerate(names)]
+    content["annotations"] = []
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=told):
+        open_folder(folder)

@@ -53,7 +53,7 @@ def test_a_subset_has_a_key_and_name_of_its_own() -> None:
     part = DetectionSubset(of=whole, limit=4)
     assert part.fingerprint() != whole.fingerprint()
     assert part.fingerprint() == part.open().fingerprint
-    assert part.name == part.open().name == f"{whole.name} (4 images)"
+    assert part.name == part.open().name == f"{whole.name} (≤ 4 images)"
 
 
 def test_difficult_boxes_are_trained_on_where_asked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from data_cases import KIT, SHARED, TOY, copy, damaged, shared, toy
+from PIL import Image
 
 from benchsuite.data.generated import Generated
 from benchsuite.data.locate import open_folder
@@ -47,6 +48,19 @@ def test_everything_wrong_is_listed(tmp_path: Path) -> None:
     assert len(lines) == 8
     assert all("\n" not in line and str(tmp_path) not in line for line in lines)
     assert report.problems["undecodable images"][0].startswith("b.png: ")
+
+
+def test_sizes_as_exif_shows_an_image(tmp_path: Path) -> None:
+    folder = copy(TOY, tmp_path)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    image, exif = content["images"][0], Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(folder / "images" / image["file_name"]) as stored:
+        stored.transpose(Image.Transpose.ROTATE_90).save(folder / "images" / image["file_name"], exif=exif)
+    file.write_text(json.dumps(content))
+    (line,) = verify(toy(folder=folder)).problems["sizes"]
+    assert "is annotated as EXIF has it shown, 32x48, but read as stored, 48x32; store it as it is shown" in line
 
 
 def test_masks_are_looked_at(tmp_path: Path) -> None:

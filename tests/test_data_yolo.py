@@ -132,3 +132,15 @@ def test_places_that_are_not_here_are_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError) as error:
         open_folder(layout(tmp_path / "set", text))
     one_line(error, "data.yaml names no folders of images that are here", "val: ")
+
+
+def test_a_labelled_image_of_another_kind_is_told_of(tmp_path: Path) -> None:
+    folder = layout(tmp_path / "set")
+    Image.new("RGB", (8, 8)).save(folder / "images" / "train" / "d.gif")
+    (folder / "images" / "train" / "a b.json").write_text("{}")  # what tools leave beside an image
+    train, val = open_folder(folder)
+    assert len(train.open()) == len(val.open()) == 2, "it has no labels"
+    (folder / "labels" / "train" / "d.txt").write_text("0 .5 .5 .2 .2")
+    with pytest.raises(InputError) as error:
+        train.open()
+    one_line(error, "d.gif", "has labels", "convert, rename or remove it")

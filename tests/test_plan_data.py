@@ -26,6 +26,8 @@ def crowds(content: dict[str, Any]) -> None:
         ("train", lambda content: content.update(annotations=[]), "none of its 5 images has a box to train on"),
         ("train", lambda content: content["annotations"][0].update(category_id=77), "annotation 1: its class"),
         ("val", lambda content: content["annotations"][0].update(area=-1), "area -1.0"),
+        ("val", lambda content: content.update(annotations=[]), "none of its 3 images has a box to score"),
+        ("val", crowds, "none of its 3 images has a box to score"),
         ("val", lambda content: content["images"][0].update(width=0), "is annotated as 0x"),
         ("val", lambda content: content["images"].append(content["images"][0]), "is given 2 times"),
     ],

@@ -24,6 +24,8 @@ CLASSES = (
 )
 # fmt: on
 # Detectron's names of the 2014 images; 2017 divides the same images nearly alike (115k + 5k).
+ROBOFLOWS = "_annotations.coco.json"
+"""The annotations of each split in Roboflow's export, in the folder of its images."""
 SAME_AS = {"trainval35k": "train2017", "minival": "val2017"}
 
 
@@ -109,9 +111,11 @@ class File(InCocoFormat):
     @property
     def name(self) -> str:
         """Folder and split, for instance `bccd train`."""
-        folder = self.annotations.resolve().parent
-        folder = folder.parent if folder.name == "annotations" else folder
-        return f"{folder.name} {self.annotations.stem.removeprefix('instances_')}"
+        file = self.annotations.resolve()
+        if file.name == ROBOFLOWS:
+            return f"{file.parent.parent.name} {file.parent.name}"
+        folder = file.parent.parent if file.parent.name == "annotations" else file.parent
+        return f"{folder.name} {file.stem.removeprefix('instances_')}"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from benchsuite.errors import InputError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-UPRIGHT = 1  # of EXIF's orientations
+UPRIGHT, LYING = 1, (5, 6, 7, 8)  # of EXIF's orientations
 MANY = 89_478_485  # pixels: beyond them Pillow warns of a decompression bomb, and refuses twice as many
 
 # What Pillow warns of is told by `examined`, with the file's name, and never printed while a model trains.
@@ -56,9 +56,11 @@ def _orientation(image: Image.Image) -> int:
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of an image once it is decoded: height and width, and what should be told of it, a line each."""
+    """What is known of an image once it is decoded: height and width as stored and as EXIF has it shown, and what
+    should be told of it, a line each."""
 
     size: tuple[int, int]
+    shown: tuple[int, int]
     notes: tuple[str, ...]
 
 
@@ -72,7 +74,8 @@ def examined(path: Path, below: tuple[Path, ...] = ()) -> Examined:
             notes.append(f"its EXIF says that it is shown turned (orientation {turned}); it is read as stored")
         if height * width > MANY:
             notes.append(f"has {height * width:,} pixels, which takes long to decode")
-        return Examined((height, width), tuple(notes))
+        lying = turned in LYING
+        return Examined((height, width), (width, height) if lying else (height, width), tuple(notes))
 
 
 @dataclass(frozen=True)

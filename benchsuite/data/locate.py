@@ -7,11 +7,12 @@ from pathlib import Path
 from benchsuite.data.cifar import FOLDER as CIFAR
 from benchsuite.data.cifar import Cifar100
 from benchsuite.data.classification import ClassificationData
-from benchsuite.data.coco import File
+from benchsuite.data.coco import ROBOFLOWS, File
 from benchsuite.data.cocofile import names_in
 from benchsuite.data.dataset import DetectionData
 from benchsuite.data.files import data_root
 from benchsuite.data.imagenet import Folders, has_classes
+from benchsuite.data.split import unlike
 from benchsuite.data.voc import Voc, splits_of
 from benchsuite.data.yolo import NAME as YOLO
 from benchsuite.data.yolo import Yolo, places_of
@@ -53,10 +54,7 @@ def open_folder(path: Path) -> tuple[DetectionData, DetectionData]:
         raise InputError(f"{path}: {there}; {NEEDED}")
     train, val = found
     if train.classes != val.classes:
-        raise InputError(
-            f"{path}: {train.name} has {len(train.classes)} classes and {val.name} {len(val.classes)}, or they differ "
-            "in name or order; give both the same categories"
-        )
+        raise InputError(f"{path}: {unlike(train, val)}; give both the same categories in the same order")
     return found
 
 
@@ -72,10 +70,7 @@ def open_class_folder(path: Path) -> tuple[ClassificationData, ClassificationDat
         raise InputError(f"{path}: {there}; {NEEDED_CLASSES}")
     train, val = found
     if train.classes != val.classes:
-        raise InputError(
-            f"{path}: {train.name} has {len(train.classes)} classes and {val.name} {len(val.classes)}, or they "
-            "differ in name; give both the same"
-        )
+        raise InputError(f"{path}: {unlike(train, val)}; give both the same")
     return found
 
 
@@ -110,7 +105,7 @@ def _annotated(path: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, Path]
             f"annotations/instances_{split}.json",
             f"annotations/{split}.json",
             f"{split}.json",
-            f"{split}/_annotations.coco.json",  # Roboflow's export
+            f"{split}/{ROBOFLOWS}",
         ):
             if (path / name).is_file():
                 yield split, path / name

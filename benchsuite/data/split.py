@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchsuite.errors import InputError, MissingData
+from benchsuite.errors import InputError, MissingData, shortened
 from benchsuite.settings import Json, Part, Settings, content_key, once
 
 
@@ -76,7 +76,7 @@ class Subset(Data):
     @property
     def name(self) -> str:
         """Says how many images they are at most."""
-        return f"{self.of.name} ({self.limit} images)"
+        return f"{self.of.name} (≤ {self.limit} images)"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -127,9 +127,24 @@ def require_same_classes(train: Data, other: Data) -> None:
         return  # planning goes on without the data
     if known != asked:
         raise InputError(
-            f"data: {train.name} has {len(known)} classes and {other.name} {len(asked)}, or they differ in name or "
-            "order; train and val need the same classes in the same order"
+            f"data: {unlike(train, other)}; train and val need the same classes in the same order, for a class is known "
+            "by its place"
         )
+
+
+def unlike(one: Data, other: Data) -> str:
+    """How the classes of two splits differ, in a few words."""
+    counts = f"{one.name} has {len(one.classes)} classes and {other.name} {len(other.classes)}"
+    alone = [
+        f"only {mine.name} has {shortened(', '.join(missing), 200)}"
+        for mine, theirs in ((one, other), (other, one))
+        if (missing := [repr(name) for name in mine.classes if name not in theirs.classes])
+    ]
+    if alone:
+        return f"{counts}: {', '.join(alone)}"
+    pairs = enumerate(zip(one.classes, other.classes), 1)  # not strict: either may have one name twice
+    place, (mine, its) = next((each for each in pairs if each[1][0] != each[1][1]), (0, ("", "")))
+    return f"{counts}: number {place} is {mine!r} here and {its!r} there" if place else f"{counts}, some of one name"
 
 
 class Splits(Settings, Generic[D]):

@@ -135,7 +135,14 @@ def _files(raw: Raw) -> Report:
             yield f"{'missing' if missing else 'undecodable'} images", name + str(error).removeprefix(str(path))
             return
         notes.extend(f"{name}: {note}" for note in found.notes)
-        yield from _mismatch(name, size, found.size)
+        if found.shown != found.size and size == found.shown:
+            yield (
+                "sizes",
+                f"{name}: is annotated as EXIF has it shown, {size[1]}x{size[0]}, but read as stored, "
+                f"{size[0]}x{size[1]}; store it as it is shown (ImageOps.exif_transpose of Pillow)",
+            )
+        else:
+            yield from _mismatch(name, size, found.size)
 
     files = raw.images or ImageFiles(())
     problems = _by_sort(chain(mistakes(raw), _masks(raw), _looked_at(look, len(files.paths))))

@@ -58,6 +58,10 @@ class Yolo(DetectionData):
         images, labels = self._files()
         folder, sizes, found = splits_of(self.folder)[self.split], np.ones((len(images), 2), np.int32), []
         for index, image in enumerate(images):
+            if image.suffix.lower() not in SUFFIXES:
+                line = f"{image}: has labels, and ends in none of {' '.join(SUFFIXES)}; convert, rename or remove it"
+                found.append(("undecodable images", line))
+                continue
             try:
                 sizes[index] = image_size(image, (folder,))
             except InputError as error:
@@ -94,14 +98,23 @@ class Yolo(DetectionData):
                 f"{self.folder / NAME}: names no split {self.split}; it has {', '.join(splits) or 'none'}"
             )
         folder = splits[self.split]
-        images = tuple(sorted(file for file in unhidden(folder, "**/*") if file.suffix.lower() in SUFFIXES))
-        if not images:
-            raise InputError(f"{folder}: holds no images; correct {NAME}, or put them there")
         *before, _, after = f"/{folder.as_posix()}/".rpartition("/images/")
         labels = Path(f"{before[0][1:]}/labels/{after}")
+
+        def label(image: Path) -> Path:
+            return (labels / image.relative_to(folder)).with_suffix(".txt")
+
+        files = list(unhidden(folder, "**/*"))
+        images = {file for file in files if file.suffix.lower() in SUFFIXES}
+        # What is labelled and of a kind that is not read (.heic) is told of, not left out.
+        texts = {label(image) for image in images}
+        images |= {file for file in files if label(file) not in texts and is_file(label(file)) and is_file(file)}
+        if not images:
+            raise InputError(f"{folder}: holds no images; correct {NAME}, or put them there")
         if not before[0] or not labels.is_dir():
             raise InputError(f"{folder}: has no labels/ beside its images/; put a text of labels there for each image")
-        return images, tuple((labels / file.relative_to(folder)).with_suffix(".txt") for file in images)
+        ordered = tuple(sorted(images))
+        return ordered, tuple(map(label, ordered))
 
 
 def names_of(folder: Path) -> tuple[str, ...]:

@@ -183,6 +183,12 @@ class Score(Scoring):
     def decisive(self) -> str:
         return self.metric.of_classes
 
+    @override
+    def require(self) -> None:
+        data = opened(self.predict.data)
+        if data.crowd.all():
+            raise InputError(f"{data.name}: none of its {len(data)} images has a box to score; choose another split")
+
     def scores(self, kept: Artifact) -> Mapping[str, Json]:
         """Read the ground truth, and let the metric count."""
         scores = self.metric.score(self.predict.data.open(), found(kept))
