@@ -67,9 +67,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
     >>> nearest("har-tabel1", ["har-table1", "pod-table2"])
     "did you mean 'har-table1'? (there are: har-table1, pod-table2)"
+    >>> nearest("FPS", ["AP", "fps"])
+    "did you mean 'fps'? (there are: AP, fps)"
     """
     known = sorted(choices)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    folded = {each.casefold(): each for each in known}
+    close = [folded[each] for each in get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     listed = f"there are: {shown}" if known else "there are none"
     return f"did you mean '{close[0]}'? ({listed})" if close else listed

@@ -70,7 +70,7 @@ def test_a_smoke_run_ends_with_the_table_and_one_line(
     own = tmp_path / "own.yaml"
     own.write_text(
         "id: mine\nextends: _har-ablation.yaml\ntable: A\ntitle: Mine\n"
-        "rows: [{id: baseline}, {id: twin, same_as: baseline}]\n"
+        "columns: [AP, AP_50]\nrows: [{id: baseline}, {id: twin, same_as: baseline}]\n"
         "claims: [{close: twin, to: baseline, within: 1, on: AP}]\n"
     )
     arguments = [own, "--data", data, *(word for setting in TINY for word in ("--set", setting))]
@@ -78,6 +78,7 @@ def test_a_smoke_run_ends_with_the_table_and_one_line(
     table = capsys.readouterr().out.partition("mine: Mine (Table A)")[2].strip().splitlines()
     assert not any("settled" in line or "Differences" in line for line in table)
     assert "twin" in "".join(table)
+    assert table[-2].startswith("note mine: no job left a number 'AP_50' for the column 'AP_50'; did you mean 'AP50'?")
     assert table[-1] == (
         "written: results/mine.smoke.toy.json results/mine.smoke.toy.md results/mine.smoke.toy.png; go on with: "
         f"bench run {own} --tier mini, with --data and --set as here"

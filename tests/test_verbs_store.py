@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_jobs import Counter, Echo
+from engine_jobs import Counter, Echo, Failing
 from typer.testing import CliRunner
 
 from benchsuite.cli.app import app
@@ -192,6 +192,25 @@ def test_status_and_logs_of_a_running_job(tmp_path: Path, monkeypatch: pytest.Mo
         job.key, "table/row count", True, 60, "iterations")  # fmt: skip
     assert 1 <= state.done <= 60 and state.loss == 1.0
     assert unfinished(store) == []
+
+
+def test_status_of_a_job_that_failed(tmp_path: Path) -> None:
+    store, job = Store(tmp_path / "store"), Failing(name="f", trace=str(tmp_path))
+    run_jobs([job], store, slots=Slots.on("cpu"), progress=Reporter(), names={job.key: "table/row fail"})
+    (state,) = unfinished(store)
+    assert not state.working and state.failed.startswith("table/row fail: ValueError")
+    printed = CliRunner().invoke(app, ["status", "--store", str(store.root)]).stdout
+    assert "failed" in printed.splitlines()[3] and f"failed {job.key[:8]} table/row fail: ValueError" in printed
+    with store.lock(job.key), store.scratch(job.key):
+        assert store.failure(job.key) is None, "tried again"
+
+
+@pytest.mark.parametrize("words", [["status"], ["logs", "abc"], ["store", "list"], ["store", "verify"],
+                                   ["store", "prune"], ["store", "export", "x.tar"]])  # fmt: skip
+def test_no_store_is_told(tmp_path: Path, words: list[str]) -> None:
+    outcome = CliRunner().invoke(app, [*words, "--store", str(tmp_path / "typo")])
+    assert isinstance(outcome.exception, InputError) and "typo: is no store; bench run" in str(outcome.exception)
+    assert not (tmp_path / "typo").exists()
 
 
 def test_logs_follow_until_the_job_is_left(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def status(store: StoreDir = None, as_json: Json = False) -> None:
     from benchsuite.verbs.listing import print_status
     from benchsuite.verbs.status import unfinished
 
-    found = unfinished(Store(store))
+    found = unfinished(Store.there(store))
     print_json([each.form() for each in found]) if as_json else print_status(found)
 
 
@@ -59,7 +59,7 @@ def logs(
     from benchsuite.verbs.status import find, lines
     from benchsuite.verbs.tensorboard import export, run_of, runs_of
 
-    kept = Store(store)
+    kept = Store.there(store)
     if tensorboard is not None:
         for folder in export(run_of(kept, key) if key else runs_of(kept, out), tensorboard):
             print(folder)
@@ -128,7 +128,7 @@ def store_list(store: StoreDir = None, out: Out = Path("results"), as_json: Json
     from benchsuite.verbs.listing import print_store
     from benchsuite.verbs.store import contents
 
-    found = contents(Store(store), out)
+    found = contents(Store.there(store), out)
     print_json([each.form() for each in found]) if as_json else print_store(found)
 
 
@@ -142,7 +142,7 @@ def store_verify(store: StoreDir = None, as_json: Json = False) -> None:
     from benchsuite.verbs.store import damaged, keys
     from benchsuite.verbs.terminal import print_things
 
-    kept = Store(store)
+    kept = Store.there(store)
     told = list(damaged(kept))
     print_json(told) if as_json else print_things(*told, f"{len(keys(kept))} finished jobs, {len(told)} damaged")
     raise typer.Exit(1 if told else 0)
@@ -165,7 +165,7 @@ def store_prune(
     from benchsuite.verbs.listing import print_pruned
     from benchsuite.verbs.store import delete, size, unneeded
 
-    kept = Store(store)
+    kept = Store.there(store)
     paths = unneeded(kept, out, everything)
     freed = delete(kept, paths) if yes else sum(size(path) for path in paths)
     form = {"deleted": yes, "bytes": freed, "paths": [path.as_posix() for path in paths]}
@@ -186,7 +186,7 @@ def store_export(
     from benchsuite.verbs.store import named, pack
     from benchsuite.verbs.terminal import print_things
 
-    kept = Store(store)
+    kept = Store.there(store)
     packed = pack(kept, keys or sorted(named(kept, out)), file)
     print_things(f"{file}: {len(packed)} jobs")
 

@@ -310,7 +310,7 @@ class _Scheduler:
         assert worker.task is not None
         job, worker.task = worker.task.job, None
         told = f"{self.names[job.key]}: {message}" if message else ""
-        if status == "failed" and self.together:
+        if status == "failed":
             self.store.note_failure(job.key, self.together, told, exit_code)
         self._settle(Result(job, status, seconds, told, exit_code))
 

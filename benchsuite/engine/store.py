@@ -47,6 +47,16 @@ class Store:
         self.root = root or Path(os.environ.get("BENCH_STORE") or "runs")
         self.cache = self.root / "cache"
 
+    @classmethod
+    def there(cls, root: Path | None = None) -> "Store":
+        """A store to look into; InputError where there is none."""
+        store = cls(root)
+        if not (store.root / "artifacts").is_dir():
+            raise InputError(
+                f"{store.root}: is no store; bench run makes one, and --store or $BENCH_STORE says where it is"
+            )
+        return store
+
     def folder(self, key: str) -> Path:
         """Where the artifact of `key` is or will be."""
         return self.root / "artifacts" / key
@@ -121,16 +131,17 @@ class Store:
             yield mine
 
     def note_failure(self, key: str, run: str, message: str, exit_code: int) -> None:
-        """Tell the other workers of a run that a job failed, so that not each of them tries it."""
+        """Tell the other workers of a run that a job failed, so that not each of them tries it, and whoever looks."""
         with suppress(OSError), whole(self.partial(key) / FAILED) as part:
             part.write_text(json.dumps({"run": run, "message": message, "exit_code": exit_code}), encoding="utf-8")
 
-    def failure(self, key: str, run: str) -> tuple[str, int] | None:
-        """Message and exit code of a job that failed in this run; None where it did not."""
+    def failure(self, key: str, run: str | None = None) -> tuple[str, int] | None:
+        """Message and exit code of a job that failed in this run, or in any when it was last tried; None where it did
+        not."""
         file = self.partial(key) / FAILED
         with suppress(InputError, ValidationError):  # torn, or of nobody's making
             known = _Failure.model_validate(read_json(file))
-            return (known.message, known.exit_code) if known.run == run else None
+            return (known.message, known.exit_code) if run in (None, known.run) else None
         return None
 
     @contextmanager
@@ -144,6 +155,7 @@ class Store:
             self.partial(key).mkdir()
         for name in (LOG, PROGRESS):
             own_file(self.partial(key) / name)
+        remove(self.partial(key) / FAILED)
         try:
             yield folder
         finally:

@@ -9,6 +9,7 @@ from benchsuite.engine.environment import environment
 from benchsuite.engine.job import Job
 from benchsuite.engine.schedule import Outcome
 from benchsuite.engine.store import Store
+from benchsuite.errors import nearest
 from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
 from benchsuite.pipelines.steps import read_draws
@@ -56,6 +57,21 @@ def collect(plan: Plan, recipe: Recipe, store: Store, outcome: Outcome | None = 
         environment=known[-1] if known else environment(),
         earlier=tuple(known[:-1]),
     )
+
+
+def unfilled(plan: Plan, recipe: Recipe, store: Store) -> list[str]:
+    """A line for each column whose number no finished job of the table left, though its name asks for one: it is
+    misspelt, or of another protocol. None while nothing is finished."""
+    planned = plan.of(recipe)
+    left = {name for each in planned for jobs in each.jobs.values() for name in _metrics(jobs, store)}
+    offered = left | {name for job in planned[0].pipeline.jobs(0, plan.device).values() for name in job.measures}
+    return [
+        f"{recipe.id}: no job left a number '{column.number}' for the column '{column.id}'; "
+        f"{nearest(column.number, [name for name in offered if '/' not in name])}; correct the column, or say "
+        "`measures: null` where only the paper fills it"
+        for column in recipe.columns
+        if left and column.number is not None and column.number not in left
+    ]
 
 
 def _environments(jobs: Sequence[Job], store: Store) -> list[Mapping[str, Json]]:

@@ -292,7 +292,7 @@ def print_status(jobs: "Sequence[Unfinished]") -> None:
         (
             job.key[:8],
             job.name,
-            "working" if job.working else "waiting",
+            "working" if job.working else "failed" if job.failed else "waiting",
             f"{job.done}/{job.total} {job.unit}" if job.total else "",
             "" if job.loss is None else f"{job.loss:.4g}",
             f"{clock(job.seconds)} ago",
@@ -300,7 +300,10 @@ def print_status(jobs: "Sequence[Unfinished]") -> None:
         for job in jobs
     ]
     columns = ("key", "job", "", "done", "loss", "last report")
-    print_things(table("", columns, rows, left=3) if rows else "no unfinished job")
+    print_things(
+        table("", columns, rows, left=3) if rows else "no unfinished job",
+        *(marked("red", "failed", f"{job.key[:8]} {job.failed}") for job in jobs if job.failed),
+    )
 
 
 def print_store(jobs: "Sequence[Kept]") -> None:

@@ -16,7 +16,7 @@ from benchsuite.pipelines.steps import Evaluation, Scoring, Training
 from benchsuite.recipe.recipe import Recipe
 from benchsuite.report.results import Results, load
 from benchsuite.report.saving import require_place, save
-from benchsuite.verbs.collect import collect
+from benchsuite.verbs.collect import collect, unfilled
 from benchsuite.verbs.plan import Plan, require_all
 
 
@@ -35,12 +35,13 @@ class RunOptions:
 @dataclass(frozen=True)
 class Ran:
     """What came of a run: results and their files by recipe, what failed, and the files that jobs made for the user,
-    by what they are. `onward` is what to run next."""
+    by what they are. `notes` are what should be known of the tables, `onward` is what to run next."""
 
     results: Mapping[str, Results]
     files: Mapping[str, list[Path]]
     outcome: Outcome
     products: Mapping[str, Path] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     onward: str = ""
 
     @property
@@ -54,6 +55,7 @@ class Ran:
             "files": {recipe: [file.as_posix() for file in files] for recipe, files in self.files.items()},
             "products": {name: file.as_posix() for name, file in self.products.items()},
             "failed": [result.message for result in self.outcome.failures],
+            "notes": list(self.notes),
             "results": {each: self.results[each].model_dump(mode="json", by_alias=True) for each in self.results},
         }
 
@@ -68,6 +70,7 @@ class Ran:
         render(compare(list(self.results.values())), values_only=tier == "smoke")
         for name, file in self.products.items():
             print_things(f"{name}: {file.as_posix()}")
+        print_things(*(marked("yellow", "note", line) for line in self.notes))
         for result in self.outcome.failures:
             print_things(marked("red", "failed", result.message))
         written = " ".join(file.as_posix() for files in self.files.values() for file in files)
@@ -114,7 +117,8 @@ def run_plan(
     files = {recipe_id: write(found, options.out, name, options.force) for recipe_id, found in results.items()}
     made = {plan.names[key]: store.folder(key) / job.product for key, job in plan.jobs.items() if job.product}
     products = {name: file for name, file in made.items() if file.exists()}
-    return Ran(results, files, outcome, products, _onward(plan, list(recipes.values())))
+    notes = [line for recipe in recipes.values() for line in unfilled(plan, recipe, store)]
+    return Ran(results, files, outcome, products, notes, _onward(plan, list(recipes.values())))
 
 
 def _onward(plan: Plan, recipes: Sequence[Recipe]) -> str:

@@ -21,7 +21,8 @@ TRAINING_LOG = "log.jsonl"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A job that is not finished: how far it is, and whether some process works on it now."""
+    """A job that is not finished: how far it is, whether some process works on it now, and what it failed of when it
+    was last tried."""
 
     key: str
     name: str
@@ -32,6 +33,7 @@ class Unfinished:
     loss: float | None
     seconds: float
     """Since its last report."""
+    failed: str = ""
 
     def form(self) -> dict[str, Any]:
         """JSON of `bench status`."""
@@ -53,8 +55,9 @@ def _state(store: Store, folder: Path) -> Unfinished:
         age = time.time() - (folder / PROGRESS).stat().st_mtime
     with store.lock(folder.name) as free:
         working = not free
-    name = said.name or folder.name
-    return Unfinished(folder.name, name, working, said.done, said.total, said.unit, said.loss, max(0.0, age))
+    failed, _ = (not working and store.failure(folder.name)) or ("", 0)
+    name = said.name or failed.partition(": ")[0] or folder.name
+    return Unfinished(folder.name, name, working, said.done, said.total, said.unit, said.loss, max(0.0, age), failed)
 
 
 class _Said(Strict):
