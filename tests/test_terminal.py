@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from test_cli import bench, complaint
 
 from benchsuite.errors import LONGEST, InputError, harmless, visible
+from benchsuite.report.columns import GAP, fitting
 from benchsuite.verbs.terminal import print_json, print_things, table
 
 ROOT = Path(__file__).parents[1]
@@ -196,3 +198,29 @@ def test_sentences_break_between_words_on_a_terminal_alone(
     print_things(sentence)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines == ["smoke tier on generated", "(synthetic) train (64 images)"]
+
+
+@given(needs=st.lists(st.integers(1, 30), min_size=1, max_size=12), kept=st.integers(0, 3), width=st.integers(1, 120))
+def test_columns_in_groups_that_fit(needs: list[int], kept: int, width: int) -> None:
+    leading = list(range(min(kept, len(needs))))
+    groups = fitting(needs, leading, width)
+    assert [index for group in groups for index in group[len(leading) :]] == list(range(len(leading), len(needs)))
+    assert all(group[: len(leading)] == leading for group in groups)
+    for group in groups:
+        alone = len(group) <= len(leading) + 1
+        assert alone or sum(needs[index] for index in group) + GAP * (len(group) - 1) <= width
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+@pytest.mark.parametrize("words", [["show", "har-table1"], ["inspect", "har-table1"], ["show", "pod-table3"]])
+def test_numbers_stay_whole_on_narrow_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], width: str
+) -> None:
+    def numbers() -> list[str]:
+        assert bench(*words) == 0
+        return sorted(re.findall(r"(?<=\s)[+\d][\d,.]{3,}(?=\s)", capsys.readouterr().out))
+
+    monkeypatch.setenv("COLUMNS", "300")
+    wide = numbers()
+    monkeypatch.setenv("COLUMNS", width)
+    assert numbers() == wide and len(wide) > 9

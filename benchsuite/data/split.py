@@ -126,10 +126,7 @@ def require_same_classes(train: Data, other: Data) -> None:
     except MissingData:
         return  # planning goes on without the data
     if known != asked:
-        raise InputError(
-            f"data: {unlike(train, other)}; train and val need the same classes in the same order, for a class is known "
-            "by its place"
-        )
+        raise InputError(f"data: {unlike(train, other)}; train and val need the same classes in the same order")
 
 
 def unlike(one: Data, other: Data) -> str:
@@ -142,7 +139,8 @@ def unlike(one: Data, other: Data) -> str:
     ]
     if alone:
         return f"{counts}: {', '.join(alone)}"
-    pairs = enumerate(zip(one.classes, other.classes), 1)  # not strict: either may have one name twice
+    # Not strict: either may have one name twice.
+    pairs = enumerate(zip(one.classes, other.classes, strict=False), 1)
     place, (mine, its) = next((each for each in pairs if each[1][0] != each[1][1]), (0, ("", "")))
     return f"{counts}: number {place} is {mine!r} here and {its!r} there" if place else f"{counts}, some of one name"
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from benchsuite.errors import InputError, nearest, shortened
+from benchsuite.report.columns import fitting, unbroken
 from benchsuite.report.compare import Comparison, Section
 from benchsuite.report.document import checked
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDE = 110  # columns of a terminal in which a table of sentences can be read
-GAP = 3  # between columns
 LONGEST_TEXT = 500  # letters of a cell, a caption or a remark
 STYLES = {"paper": "dim", "holds": "green", "fails": "red", "not settled": "yellow", "verdict": "italic"}
 
@@ -68,24 +68,14 @@ def _rich_blocks(grid: Grid) -> "list[RenderableType]":
 
 def _rich_tables(grid: Grid, width: int) -> "list[RenderableType]":
     """One below the other, each with as many columns of numbers as there is room for; one where all fit."""
-    needs = [max(map(len, cells)) if index in grid.words else max(map(_unbroken, cells))
+    needs = [max(map(len, cells)) if index in grid.words else max(map(unbroken, cells))
              for index, cells in enumerate(zip(grid.head, *grid.lines, strict=True))]  # fmt: skip
-    words = [index for index in range(len(needs)) if index in grid.words]
-    if grid.prose or sum(needs) + GAP * (len(needs) - 1) <= width:
+    kept = sorted(grid.words)
+    if grid.prose or len(fitting(needs, kept, width)) == 1:
         return [_rich_table(grid)]
-    needs[0] = min(needs[0], width // 2)  # longer names fold
-    parts: list[list[int]] = [[]]
-    for index in (index for index in range(len(needs)) if index not in grid.words):
-        chosen = [*words, *parts[-1], index]
-        if parts[-1] and sum(needs[each] for each in chosen) + GAP * (len(chosen) - 1) > width:
-            parts.append([])
-        parts[-1].append(index)
-    return [_rich_table(_columns(grid, [*words, *part]), needs[0]) for part in parts]
-
-
-def _unbroken(text: str) -> int:
-    """Letters of the longest word."""
-    return max(map(len, text.split()), default=0)
+    longest = min(needs[0], width // 2)  # longer names fold
+    groups = fitting([longest, *needs[1:]], kept, width)
+    return [_rich_table(_columns(grid, group), longest) for group in groups]
 
 
 def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:

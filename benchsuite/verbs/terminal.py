@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchsuite.errors import harmless, visible
+from benchsuite.report.columns import fitting, unbroken
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,35 +89,61 @@ def print_json(value: object) -> None:
     print(text)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> "Table":
+@dataclass(frozen=True)
+class Listing:
     """A table of plain text, its first `left` columns set to the left."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
 
-    made = Table(
-        title=Text(visible(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
-    for index, column in enumerate(columns):
-        made.add_column(Text(visible(column)), justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(visible(cell)) for cell in row))
-    return made
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int
+
+    def printed(self, width: int) -> "Iterator[Table]":
+        """One below the other where a terminal is too narrow for all columns, each led by the first one."""
+        needs = [max(map(unbroken, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
+        width -= 2  # its edges
+        groups = fitting(needs, range(self.left), width)
+        if len(groups) > 1:
+            longest = min(max(len(row[0]) for row in self.rows), width // 2)
+            groups = fitting([longest, *needs[1:]], [0], width)
+        for number, group in enumerate(groups):
+            yield self._made(group, "" if number else self.title, width)
+
+    def _made(self, chosen: Sequence[int], title: str, width: int) -> "Table":
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        made = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+        names = max((len(row[0]) for row in self.rows), default=0)
+        for index in chosen:
+            whole = index == 0 and names <= width * 2 // 3  # names fold last
+            side: Literal["left", "right"] = "left" if index < self.left else "right"
+            made.add_column(Text(self.columns[index]), justify=side, overflow="fold", no_wrap=whole)
+        for row in self.rows:
+            made.add_row(*(Text(row[index]) for index in chosen))
+        return made
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Listing:
+    """A table of these texts, made harmless."""
+    lines = tuple(tuple(map(visible, row)) for row in rows)
+    return Listing(visible(title), tuple(map(visible, columns)), lines, left)
 
 
 def print_things(*things: object, to_stderr: bool = False) -> None:
     """Print sentences and tables."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False)
-    for thing in things:  # tables fold, their names last; in a file a sentence stays one line
-        if isinstance(thing, Table) and thing.row_count:
-            names = thing.columns[0]
-            names.no_wrap = max(console.measure(cell).maximum for cell in names.cells) <= console.width * 2 // 3
-        shown = thing if isinstance(thing, Table | Text) else visible(str(thing))
-        console.print(shown, soft_wrap=not (isinstance(thing, Table) or console.is_terminal), markup=False)
+    for thing in things:
+        if isinstance(thing, Listing):
+            for part in thing.printed(console.width):
+                console.print(part, markup=False)
+        else:  # in a file a sentence stays one line
+            shown = thing if isinstance(thing, Text) else visible(str(thing))
+            console.print(shown, soft_wrap=not console.is_terminal, markup=False)
 
 
 def marked(style: str, word: str, rest: str) -> "Text":
