@@ -91,6 +91,8 @@ def test_a_job_takes_as_long_as_its_like_or_as_told(store: Store) -> None:
     slow = make_plan([load_recipe("har-table1")], "mini", overrides=[f"solver.iterations={3 * steps}"], device="cpu")
     longer = slow.rows[0].pipeline.fit(0)  # type: ignore[attr-defined]
     assert Estimates.on(store, "cpu", {}).of(longer) == pytest.approx(3 * 120), "by the pace of its kind"
+    assert [Estimates.on(store, "cpu", {}).guessed(job) for job in (first, longer)] == [False, True]
+    assert not Estimates.on(store, "cpu", {"train": 1.0}).guessed(longer)
     assert Estimates.on(store, "cpu", told_of(["Train=20m"], {"train"})).of(first) == 1200
 
 
@@ -281,5 +283,7 @@ def test_commands(store: Store) -> None:
     assert sum(job["work"] == "Train" for job in form["jobs"]) == sum(map(len, form["budget"]["rows"].values()))
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0 and "claims expected to be settled" in result.output
+    assert form["budget"]["guessed"] == ["train"], "of another row"
+    assert "times guessed from unlike jobs" in result.output and "--takes train=20m" in result.output
     result = CliRunner().invoke(app, ["run", "har-table1", "--tier", "mini", "--budget", "8h", "--executor", "slurm"])
     assert isinstance(result.exception, InputError) and "--budget" in str(result.exception)

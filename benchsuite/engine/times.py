@@ -52,13 +52,19 @@ class Times:
     def guess(self, job: Job, where: str) -> float | None:
         """Seconds: those of jobs that differ in seeds alone, else by the pace of its kind; with these threads if there
         is an example, else with others. None without any."""
-        for place in (where, _device(where)):
-            if alike := self._alike.get((job.alike, place)):
-                return median(alike)
+        if alike := self._of_like(job, where):
+            return median(alike)
         for place in (where, _device(where)):
             if paces := self._paces.get((job.kind(), place)):
                 return median(paces) * max(job.effort, 1.0)
         return None
+
+    def knows(self, job: Job, where: str) -> bool:
+        """Whether a job that differs in seeds alone was done there, on any number of threads."""
+        return bool(self._of_like(job, where))
+
+    def _of_like(self, job: Job, where: str) -> list[float]:
+        return self._alike.get((job.alike, where)) or self._alike.get((job.alike, _device(where))) or []
 
 
 def _device(where: str) -> str:

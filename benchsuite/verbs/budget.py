@@ -69,7 +69,7 @@ class Stake:
 @dataclass(frozen=True)
 class Budget:
     """A choice of units. `seconds` is what there is, `estimate` what the choice takes; `unknown` are works whose time
-    nobody knows and that were counted as none."""
+    nobody knows and that were counted as none, `guessed` those timed by the pace of unlike jobs alone."""
 
     plan: Plan
     units: frozenset[Unit]
@@ -79,6 +79,7 @@ class Budget:
     seconds: float
     estimate: float
     unknown: tuple[str, ...]
+    guessed: tuple[str, ...] = ()
     short: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -103,6 +104,7 @@ class Budget:
             ],
             "expected": round(sum(chance for _, chance in self.chances()), 2),
             "uncounted": list(self.unknown),
+            "guessed": list(self.guessed),
         }  # fmt: skip
 
     def reason(self, stake: Stake, chance: float) -> str:
@@ -121,7 +123,7 @@ def choose(plan: Plan, store: Store, seconds: float, times: Estimates, spread: f
     chosen. InputError where nobody knows how long its trainings or evaluations take."""
     if plan.tier == "smoke":
         raise InputError("budget: numbers of the smoke tier settle nothing; use --tier mini or paper")
-    needs, unknown = _needs(plan, store, times)
+    needs, unknown, guessed = _needs(plan, store, times)
     done = frozenset(unit for unit, jobs in needs.items() if not jobs)
     order = _order(plan, done)
     stakes = tuple(_stakes(plan, store, spread))
@@ -147,7 +149,7 @@ def choose(plan: Plan, store: Store, seconds: float, times: Estimates, spread: f
     for stake in stakes:
         offers = _offers(stake, units, order)
         short.setdefault(stake.name, sum(_cost(needs, offers[0], spent).values()) if offers else 0.0)
-    return Budget(plan, frozenset(units), done, order, stakes, seconds, sum(spent.values()), unknown, short)
+    return Budget(plan, frozenset(units), done, order, stakes, seconds, sum(spent.values()), unknown, guessed, short)
 
 
 def run(budget: Budget, store: Store, options: RunOptions) -> tuple[Ran, list[str]]:
@@ -210,11 +212,15 @@ def _restricted(plan: Plan, units: Iterable[Unit]) -> Plan:
     return replace(plan, rows=tuple(replace(each, seeds=seeds[each.id]) for each in plan.rows if seeds[each.id]))
 
 
-def _needs(plan: Plan, store: Store, times: Estimates) -> tuple[dict[Unit, dict[str, float]], tuple[str, ...]]:
-    """What each unit needs that the store lacks, seconds by key; and works of unknown time, counted as none."""
+def _needs(
+    plan: Plan, store: Store, times: Estimates
+) -> tuple[dict[Unit, dict[str, float]], tuple[str, ...], tuple[str, ...]]:
+    """What each unit needs that the store lacks, seconds by key; works of unknown time, counted as none; and works of
+    guessed time."""
     missing: dict[str, float | None] = {}
     needs: dict[Unit, dict[str, float]] = {}
     works: dict[str, bool] = {}
+    guessed: dict[str, None] = {}
     for planned in plan.rows:
         for seed in planned.seeds:
             jobs = _missing(planned, seed, store)
@@ -223,11 +229,13 @@ def _needs(plan: Plan, store: Store, times: Estimates) -> tuple[dict[Unit, dict[
                     missing[key] = times.of(job)
                     if missing[key] is None:
                         works[job.work.lower()] = job.on_device
+                    elif job.on_device and times.guessed(job):
+                        guessed[job.work.lower()] = None
             needs[planned.id, seed] = {key: missing[key] or 0.0 for key in jobs}
     if heavy := [work for work, on_device in works.items() if on_device]:
         cure = " ".join(f"--takes {work}=20m" for work in heavy)
         raise InputError(f"budget: no job in {times.store.root} is like those that {', '.join(heavy)}; say {cure}")
-    return needs, tuple(works)
+    return needs, tuple(works), tuple(guessed)
 
 
 def _missing(planned: PlannedRow, seed: int, store: Store) -> dict[str, Any]:

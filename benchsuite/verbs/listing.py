@@ -164,13 +164,22 @@ def print_budget(budget: "Budget", to_stderr: bool = False) -> None:
     claims = [
         (f"{each['recipe']}: {each['claim']}", f"{each['chance']:.0%}", each["reason"]) for each in form["claims"]
     ]
-    uncounted = ", ".join(form["uncounted"])
+    uncounted, guessed = ", ".join(form["uncounted"]), ", ".join(form["guessed"])
+    better = " ".join(f"--takes {work}=20m" for work in form["guessed"])
     print_things(
         table("", ("row", "seeds"), rows, left=2),
         table("", ("claim", "chance to be settled", "left out because"), claims, left=1),
         f"{clock(budget.estimate)} of {clock(budget.seconds)}, jobs one after the other; {form['expected']:.1f} of "
         f"{len(claims)} claims expected to be settled",
         *([f"not counted, for no such job is in the store: {uncounted}"] if uncounted else []),
+        *(
+            [
+                f"times guessed from unlike jobs in the store, of another tier perhaps: {guessed}; if you know better, say "
+                f"{better}"
+            ]
+            if guessed
+            else []
+        ),
         to_stderr=to_stderr,
     )
 

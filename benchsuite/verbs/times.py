@@ -48,6 +48,13 @@ class Estimates:
         """None where nobody knows."""
         if job.work.lower() in self.told:
             return self.told[job.work.lower()]
+        return self.times.guess(job, self._where(job))
+
+    def guessed(self, job: Job) -> bool:
+        """Whether what `of` tells is but the pace of unlike jobs, of another tier perhaps."""
+        return job.work.lower() not in self.told and not self.times.knows(job, self._where(job))
+
+    def _where(self, job: Job) -> str:
         alone = [its for its in self.slots.places if job.on_device or its.device == "cpu"] or list(self.slots.places)
         threads = self.slots.cores if job.device_bound else alone[0].threads
-        return self.times.guess(job, place(alone[0].device, threads))
+        return place(alone[0].device, threads)
