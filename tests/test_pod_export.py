@@ -24,8 +24,8 @@ from benchsuite.papers.pod import Fd, Gsl
 from benchsuite.papers.pod_decompose import Dilations, decompose
 from benchsuite.recipe.loading import select
 from benchsuite.verbs.export import Discrepancy, Exported, check, discrepancy, export, write
-from benchsuite.verbs.listing import print_export
 from benchsuite.verbs.plan import make_plan
+from benchsuite.verbs.summaries import print_export
 
 FRAME = 64, 96
 POST = PostProcess(score_threshold=0.05, per_level=60, per_image=15)

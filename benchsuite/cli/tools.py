@@ -46,8 +46,8 @@ def score(
 
     bench score har-table1.tar.xz
     """
-    from benchsuite.verbs.listing import print_again, print_score
     from benchsuite.verbs.score import score as score_files
+    from benchsuite.verbs.summaries import print_again, print_score
 
     if detections is not None:
         found = score_files(ground_truth, detections, protocol)
@@ -122,7 +122,7 @@ def export(
     """
     from benchsuite.engine.store import Store
     from benchsuite.verbs.export import export as write
-    from benchsuite.verbs.listing import print_export
+    from benchsuite.verbs.summaries import print_export
 
     recipe, row = target_of("export", target)
     planned = trained_of(recipe, tier, row, seeds, data, data_root, sets, results, name)
@@ -174,7 +174,7 @@ def verify(
     """
     from benchsuite.data.locate import open_any_folder
     from benchsuite.data.verify import verify as verify_data
-    from benchsuite.verbs.listing import print_verified
+    from benchsuite.verbs.summaries import print_verified
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)
@@ -197,7 +197,7 @@ def doctor(store: StoreDir = None, data_root: DataRoot = None, as_json: Json = F
     bench doctor --json
     """
     from benchsuite.verbs.doctor import doctor as examine
-    from benchsuite.verbs.listing import print_checks
+    from benchsuite.verbs.summaries import print_checks
 
     if data_root is not None:
         os.environ["BENCH_DATA"] = str(data_root)

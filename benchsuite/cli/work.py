@@ -33,8 +33,8 @@ def status(store: StoreDir = None, as_json: Json = False) -> None:
     bench status
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_status
     from benchsuite.verbs.status import unfinished
+    from benchsuite.verbs.summaries import print_status
 
     found = unfinished(Store.there(store))
     print_json([each.form() for each in found]) if as_json else print_status(found)
@@ -89,7 +89,7 @@ def pack(
     from benchsuite.recipe.loading import load_recipe
     from benchsuite.verbs.capsule import earlier
     from benchsuite.verbs.capsule import pack as pack_up
-    from benchsuite.verbs.listing import print_packed
+    from benchsuite.verbs.summaries import print_packed
 
     chosen, named = load_recipe(recipe), name or (data.resolve().name if data else "")
     known = earlier(chosen, tier, named, out)
@@ -125,8 +125,8 @@ def store_list(store: StoreDir = None, out: Out = Path("results"), as_json: Json
     bench store list --json | jq 'map(.bytes) | add'
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_store
     from benchsuite.verbs.store import contents
+    from benchsuite.verbs.summaries import print_store
 
     found = contents(Store.there(store), out)
     print_json([each.form() for each in found]) if as_json else print_store(found)
@@ -162,8 +162,8 @@ def store_prune(
     bench store prune --yes     deletes it
     """
     from benchsuite.engine.store import Store
-    from benchsuite.verbs.listing import print_pruned
     from benchsuite.verbs.store import delete, size, unneeded
+    from benchsuite.verbs.summaries import print_pruned
 
     kept = Store.there(store)
     paths = unneeded(kept, out, everything)
