@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data_cases import SHARED, one_line, shared
 from foreign_cases import dataset, guessed, planned, planted, written
+from test_capsule import unlike
 from test_cli import bench, told
 
 from benchsuite.data.split import opened
@@ -207,6 +208,20 @@ def test_a_capsule_has_the_foreign_rows_too(case: Case, tmp_path: Path) -> None:
         assert capsule.results.row("theirs") == known.row("theirs")
         again = [each for each in count_again(capsule) if "theirs" in each.what]
     assert again and not any(each.unlike for each in again)
+    (their,) = (row for row in known.rows if row.id == "theirs")
+    assert their.foreign is not None and {one.row for one in their.foreign.against} == {"baseline", "sa-1-1-1"}
+
+    def wider(held: dict[str, bytes]) -> None:
+        form = json.loads(held["capsule/results.json"])
+        next(row for row in form["rows"] if row["id"] == "theirs")["foreign"]["against"][0]["high"] += 1
+        held["capsule/results.json"] = json.dumps(form).encode()
+
+    with opened_capsule(unlike(tmp_path / "har.tar.xz", tmp_path / "forged.tar.xz", wider)) as capsule:
+        (told,) = [each for each in count_again(capsule) if each.unlike]
+    one = their.foreign.against[0]
+    assert told.what == "the foreign row theirs" and list(told.unlike) == [f"{one.on} over {one.row}"]
+    (recorded, now) = told.unlike[f"{one.on} over {one.row}"]
+    assert now == [one.difference, one.low, one.high] and recorded == [one.difference, one.low, one.high + 1]
     results, _ = unpack(tmp_path / "har.tar.xz", Store(tmp_path / "there"), tmp_path / "results")
     assert any(each.images for each in compare([load(results)]).sections[0].foreign)
 

@@ -15,7 +15,9 @@ from benchsuite.data import truth
 from benchsuite.data.dataset import DetectionSet
 from benchsuite.engine.job import Artifact, Context, Job
 from benchsuite.errors import BenchError, InputError
+from benchsuite.metrics.judged import Floats
 from benchsuite.metrics.metric import Interval
+from benchsuite.pipelines.detection import Resample
 from benchsuite.pipelines.steps import read_draws
 from benchsuite.report.results import Results
 from benchsuite.settings import Json, canonical, find, flat_errors
@@ -66,6 +68,7 @@ def count_again(capsule: Capsule) -> Iterator[Again]:
         known = [counted.get(key) or capsule.job(key).metrics for key in entry.keys]
         yield from _results(capsule.results, entry, {name: value for each in known for name, value in each.items()})
     yield from _claims(capsule, counted)
+    yield from _foreign(capsule)
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,38 @@ def _claims(capsule: Capsule, counted: Mapping[str, Mapping[str, Json]]) -> Iter
                 unlike["over images, all seeds"] = ([told.low, told.high], now)
         if unlike:
             yield Again(f"the claim that {claim.sentence()}", "", {}, unlike)
+
+
+def _foreign(capsule: Capsule) -> Iterator[Again]:
+    """Differences of foreign rows in the results file that the draws of both rows, counted again, do not give."""
+    numbers = {column.id: column.number for column in capsule.results.columns}
+    draws = _draws(capsule)
+    for row in capsule.results.rows:
+        unlike: dict[str, tuple[Json, Json]] = {}
+        theirs = [(row.id, file.seed) for file in row.foreign.files] if row.foreign else []
+        for one in row.foreign.against if row.foreign else ():
+            sides = [[(*which, numbers.get(one.on)) for which in side]
+                     for side in (theirs, [(one.row, seed) for seed in one.seeds])]  # fmt: skip
+            now = None
+            if all(side and draws.keys() >= set(side) for side in sides):
+                first, second = (np.mean([draws[which] for which in side], axis=0) for side in sides)
+                again = Interval.of(first - second)
+                now = None if again is None else [again.difference, again.low, again.high]
+            if now != [one.difference, one.low, one.high]:
+                unlike[f"{one.on} over {one.row}"] = ([one.difference, one.low, one.high], now)
+        if unlike:
+            yield Again(f"the foreign row {row.id}", "", {}, unlike)
+
+
+def _draws(capsule: Capsule) -> dict[tuple[str, int, str | None], Floats]:
+    """The draws of rows, seeds and numbers that are in the capsule."""
+    judged = {_inputs(capsule, key).get("predict"): entry for entry in capsule.manifest.measured for key in entry.keys}
+    found = dict[tuple[str, int, str | None], Floats]()
+    for key in capsule.manifest.keys:
+        form, entry = capsule.store.record(key).get("job"), judged.get(_inputs(capsule, key).get("predict"))
+        if entry is not None and isinstance(form, Mapping) and form.get("kind") == Resample.kind():
+            found[entry.row, entry.seed, str(form.get("column"))] = read_draws(capsule.job(key))["values"]
+    return found
 
 
 def _results(results: Results, entry: Entry, known: Mapping[str, Json]) -> Iterator[Again]:

@@ -33,7 +33,7 @@ from benchsuite.report.saving import require_place, save
 from benchsuite.settings import Json, Strict, canonical, content_key, walk
 from benchsuite.verbs.archive import reading, write
 from benchsuite.verbs.collect import collect
-from benchsuite.verbs.foreign import foreign_jobs
+from benchsuite.verbs.foreign import foreign_jobs, resamples
 from benchsuite.verbs.plan import Plan
 from benchsuite.verbs.store import entries, take
 
@@ -113,10 +113,15 @@ def pack(plan: Plan, recipe: Recipe, store: Store, file: Path, name: str = "", k
     for row in known.rows if known else ():
         if row.foreign:
             scores = _foreign(row, plan, store) if seeds == results.seeds else {}
-            results = results.model_copy(update={"rows": (*results.rows, *([row] if scores else []))})
+            against = {one: _kept(resamples(one, row, plan), store) for one in row.foreign.against if scores}
+            backed = row.foreign.model_copy(update={"against": tuple(one for one, draws in against.items() if draws)})
+            kept = [row.model_copy(update={"foreign": backed})] if scores else []
+            results = results.model_copy(update={"rows": (*results.rows, *kept)})
             measured += [Entry(row=row.id, seed=seed, keys=(score.key,)) for seed, score in scores.items()]
+            absent += [f"{row.id} against {one.row} on {one.on}" for one, draws in against.items() if not draws]
             absent += [] if scores else [row.id]
-            jobs |= {key: job for score in scores.values() for key, job in _kept([score], store).items()}
+            for needed in (*(_kept([score], store) for score in scores.values()), *against.values()):
+                jobs |= needed
     others = [_kept([job], store) for of, job in plan.differences.items() if of[0] == recipe.id]
     jobs |= {key: job for needed in others for key, job in needed.items()}
     with TemporaryDirectory() as scratch:

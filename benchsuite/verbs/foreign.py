@@ -86,6 +86,17 @@ def foreign_jobs(row: RowRecord, pipeline: Pipeline) -> dict[int, Foreign]:
     return {each.seed: Foreign(sha256=each.sha256, seed=each.seed, file=Path(each.name), data=data) for each in files}
 
 
+def resamples(one: Against, row: RowRecord, plan: Plan) -> list[Resample]:
+    """The draws that a difference of a foreign row to another is counted from; none where that row is not planned."""
+    planned = next((each for each in plan.rows if each.row.id == one.row), None)
+    if planned is None or not isinstance(planned.pipeline, Detection):
+        return []
+    pipeline = planned.pipeline
+    number = next(column.number for column in planned.recipe.columns if column.id == one.on) or ""
+    judged: list[Detecting] = [*foreign_jobs(row, pipeline).values(), *map(pipeline.predict, one.seeds)]
+    return [Resample(predict=job, metric=pipeline.metric, column=number) for job in judged]
+
+
 def odd(plan: Plan, row: RowRecord, store: Store) -> Iterator[str]:
     """What looks odd of a foreign row's detections, by file."""
     pipeline = plan.rows[0].pipeline
