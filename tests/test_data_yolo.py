@@ -71,6 +71,13 @@ def test_names_that_are_none(tmp_path: Path, names: str) -> None:
     one_line(error, "data.yaml")
 
 
+def test_names_in_any_order_and_those_that_yaml_takes_for_others(tmp_path: Path) -> None:
+    assert names_of(layout(tmp_path / "a", YAML.replace("  0: cat\n  1: dog", "  1: dog\n  0: cat"))) == ("cat", "dog")
+    with pytest.raises(InputError) as error:
+        names_of(layout(tmp_path / "b", "train: images/train\nval: images/val\nnames: [yes, no]\n"))
+    one_line(error, "data.yaml: `names` has one that YAML reads as True, no text; put it in quotes")
+
+
 def test_images_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "out" / "images").mkdir(parents=True)
     folder = layout(tmp_path / "set", YAML.replace("images/train", str(tmp_path / "out" / "images")))
@@ -136,11 +143,72 @@ def test_places_that_are_not_here_are_told(tmp_path: Path, text: str) -> None:
 
 def test_a_labelled_image_of_another_kind_is_told_of(tmp_path: Path) -> None:
     folder = layout(tmp_path / "set")
-    Image.new("RGB", (8, 8)).save(folder / "images" / "train" / "d.gif")
+    for name in ("d.gif", "e.bin"):
+        Image.new("RGB", (8, 8)).save(folder / "images" / "train" / name, format="GIF" if name == "d.gif" else "PNG")
     (folder / "images" / "train" / "a b.json").write_text("{}")  # what tools leave beside an image
     train, val = open_folder(folder)
-    assert len(train.open()) == len(val.open()) == 2, "it has no labels"
+    assert len(train.open()) == len(val.open()) == 2, "they have no labels"
+    (folder / "labels" / "train" / "e.txt").write_text("0 .5 .5 .2 .2")
+    assert train.open().file_names == ("a b.png", "c.JPG", "e.bin"), "the content tells"
     (folder / "labels" / "train" / "d.txt").write_text("0 .5 .5 .2 .2")
     with pytest.raises(InputError) as error:
         train.open()
-    one_line(error, "d.gif", "has labels", "convert, rename or remove it")
+    one_line(error, "d.gif", "is not JPEG", "convert or remove it")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0 .5 .5 .2", "labels/train/a b.txt line 3 has 4 numbers, and `class x y width height` are five; correct"),
+        ("0,.5,.5,.2,.2", "line 3 is no `class x y width height`, five numbers"),
+        ("7 .5 .5 .2 .2", "line 3 has class 7, and data.yaml names 0 to 1"),
+        ("0.5 .5 .5 .2 .2", "line 3 has class 0.5, and data.yaml names 0 to 1"),
+        ("0 .5 .5 -.2 .2", "line 3 has a width or height below 0"),
+        ("0 nan .5 .2 .2", "line 3 has numbers that are no shares of the image's sides, 0 to 1"),
+        ("0 20 10 8 8", "line 3 has numbers that are no shares of the image's sides, 0 to 1"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_others_are_counted(tmp_path: Path, line: str, told: str) -> None:
+    folder = layout(tmp_path / "set", labels=f"0 .5 .5 .25 .5\n\n{line}\n1 .25 .25 .1 .1\n")
+    (folder / "images" / "train" / "c.JPG").write_bytes(b"")
+    report = verify(Yolo(split="train", folder=folder))
+    assert isinstance(report, Report) and (report.images, report.boxes) == (2, 2)
+    assert set(report.problems) == {"labels", "undecodable images"}
+    assert [len(lines) for lines in report.problems.values()] == [1, 1], "each once"
+    assert told in report.problems["labels"][0]
+    assert report.problems["undecodable images"][0].startswith("c.JPG: the image cannot be decoded")
+
+
+def test_boxes_in_images_without_a_size_are_left_out(tmp_path: Path) -> None:
+    folder = layout(tmp_path / "set")
+    (folder / "images" / "train" / "a b.png").write_bytes(b"")
+    report = verify(Yolo(split="train", folder=folder))
+    assert isinstance(report, Report) and report.boxes == 0 and set(report.problems) == {"undecodable images"}
+
+
+def test_labels_without_an_image_are_told(tmp_path: Path) -> None:
+    folder = layout(tmp_path / "set")
+    train, labels = Yolo(split="train", folder=folder), folder / "labels" / "train"
+    (labels / "classes.txt").write_text("cat\ndog\n")
+    report = verify(train)
+    assert isinstance(report, Report) and not report.notes
+    (labels / "999.txt").write_text("0 .5 .5 .2 .2")
+    report = verify(train)
+    assert isinstance(report, Report) and not report.problems
+    assert report.notes == ["1 texts of labels have no image, and are left out: labels/train/999.txt"]
+    (labels / "a b.txt").rename(labels / "a b.TXT")
+    with pytest.raises(InputError) as error:
+        train.open()
+    one_line(
+        error, "no image has a text of labels, and these have no image: labels/train/999.txt, labels/train/a b.TXT"
+    )
+
+
+def test_labels_of_powershell(tmp_path: Path) -> None:
+    folder = layout(tmp_path / "set")
+    plain = Yolo(split="train", folder=folder).open().boxes.tolist()
+    text = (folder / "labels" / "train" / "a b.txt").read_text()
+    for encoding in ("utf-16", "utf-16-be"):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        (folder / "labels" / "train" / "a b.txt").write_bytes(f"{mark}{text}".encode(encoding))
+        assert Yolo(split="train", folder=folder).open().boxes.tolist() == plain

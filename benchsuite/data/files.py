@@ -56,6 +56,7 @@ class Raw:
     images    reads the images; None for truth alone, to score against
     found     (sort, one line) of every mistake met while reading (equal ids, files that cannot be parsed)
     notes     one line for each thing that was put in place of what is not written
+    unsized   images whose size could not be read, as is told in `found`; theirs stands as 1×1
     segmentations  reads the masks' polygons or run lengths, one a box as COCO writes them; None where there are none
     """
 
@@ -78,6 +79,7 @@ class Raw:
     fingerprint: str = ""
     found: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    unsized: frozenset[int] = frozenset()
     segmentations: Callable[[], Sequence[Any]] | None = field(default=None, repr=False)
 
     @property

@@ -135,6 +135,8 @@ def _files(raw: Raw) -> Report:
             yield f"{'missing' if missing else 'undecodable'} images", name + str(error).removeprefix(str(path))
             return
         notes.extend(f"{name}: {note}" for note in found.notes)
+        if index in raw.unsized:
+            return
         if found.shown != found.size and size == found.shown:
             yield (
                 "sizes",
@@ -214,7 +216,7 @@ def _looked_at(look: Callable[[int], Iterable[tuple[str, str]]], count: int) -> 
 
 def _by_sort(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
-    for sort, line in lines:
+    for sort, line in dict.fromkeys(lines):  # what keeps a file from being read may be met twice
         problems.setdefault(sort, []).append(line)
     return problems
 

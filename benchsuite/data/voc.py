@@ -94,6 +94,7 @@ class Voc(DetectionData):
         images = [(folder, image) for folder, file in splits for image in listed(file)]
         label_of = {name: label for label, name in enumerate(classes)}
         sizes, rows, found = np.ones((len(images), 2), dtype=np.int32), [], []
+        unsized = set[int]()
         paths, annotated = tuple(_path(folder, image) for folder, image in images), self.annotated
         for owner, (folder, image) in enumerate(images):
             try:
@@ -103,6 +104,7 @@ class Voc(DetectionData):
                 image_path(folder, image)
                 sizes[owner], objects, _ = parse(folder / "Annotations" / f"{image}.xml")
             except InputError as error:
+                unsized.add(owner)
                 found.append(("annotations", str(error).removeprefix(f"{folder.parent}/")))
                 continue
             rows += [(owner, place, item) for place, item in enumerate(objects, 1)]
@@ -132,6 +134,7 @@ class Voc(DetectionData):
             images=ImageFiles(paths, tuple(folder / "JPEGImages" for folder, _ in splits)),
             fingerprint=self.fingerprint(),
             found=tuple(found),
+            unsized=frozenset(unsized),
         )
 
     def listed(self) -> tuple[str, ...]:

@@ -1,17 +1,13 @@
-"""YOLO's layout (Ultralytics): `data.yaml` names classes and splits, `labels/` has a text beside each of `images/`.
-
-The labels are read by hotcoco, which takes one folder of them with its `data.yaml`: it is laid out anew for that.
-"""
+"""YOLO's layout (Ultralytics): `data.yaml` names classes and splits, `labels/` has a text beside each of `images/`, a
+line a box: class, and the box's centre, width and height as shares of the image's sides."""
 
 import codecs
 import json
-import math
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import hotcoco
 import numpy as np
 import yaml
 from pydantic import Field
@@ -25,6 +21,7 @@ from benchsuite.errors import InputError, MissingData
 
 NAME = "data.yaml"
 CURE = "correct the file"
+MOST = 2.0  # image's sides: boxes may end beyond the image, but what is far beyond is in pixels
 
 
 class Yolo(DetectionData):
@@ -57,38 +54,62 @@ class Yolo(DetectionData):
         """The labels as written, in pixels; images are numbered from 1 in the order of their names."""
         images, labels = self._files()
         folder, sizes, found = splits_of(self.folder)[self.split], np.ones((len(images), 2), np.int32), []
+        names = tuple(image.relative_to(folder).as_posix() for image in images)
+        unsized = set[int]()
         for index, image in enumerate(images):
-            if image.suffix.lower() not in SUFFIXES:
-                line = f"{image}: has labels, and ends in none of {' '.join(SUFFIXES)}; convert, rename or remove it"
-                found.append(("undecodable images", line))
-                continue
             try:
                 sizes[index] = image_size(image, (folder,))
             except InputError as error:
-                found.append(("undecodable images", str(error)))
-        boxes = [] if found else _read(self.folder, images, labels, self.classes)
-        order = {str(number): number for number in range(len(images))}
-        xywh = np.array([box["bbox"] for box in boxes], np.float64).reshape(-1, 4)
+                unsized.add(index)
+                found.append(("undecodable images", names[index] + str(error).removeprefix(str(image))))
+        rows: list[tuple[int, int, tuple[float, ...]]] = []
+        for owner, label in enumerate(labels):
+            for number, box in _boxes(label, len(self.classes), "kpt_shape" in _document(self.folder)):
+                if isinstance(box, str):
+                    found.append(("labels", f"{self._called(label)} line {number} {box}; {CURE}"))
+                elif owner not in unsized:
+                    rows.append((owner, number, box))
+        stray, missing = self._strays(labels), not any(map(is_file, labels))
+        some = f"{', '.join(map(self._called, stray[:3]))}{', …' if len(stray) > 3 else ''}"
+        if stray and missing:
+            found.append(("labels", f"no image has a text of labels, and these have no image: {some}; name them alike"))
+        owners = np.array([owner for owner, _, _ in rows], np.int64)
+        shares = np.array([box for _, _, box in rows], np.float64).reshape(-1, 5)[:, 1:]
+        xywh = (shares - np.pad(shares[:, 2:] / 2, ((0, 0), (0, 2)))) * np.tile(sizes[owners][:, ::-1], 2)
         return Raw(
             name=self.name,
             file=self.folder / NAME,
             classes=self.classes,
             category_ids=np.arange(len(self.classes)),
             image_ids=np.arange(1, len(images) + 1),
-            file_names=tuple(image.relative_to(folder).as_posix() for image in images),
+            file_names=names,
             sizes=sizes,
             boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
             sides=xywh[:, 2:],
-            owners=np.array([order[box["image"]] for box in boxes], np.int64),
-            labels=np.array([box["category_id"] - 1 for box in boxes], np.int64),
+            owners=owners,
+            labels=np.array([box[0] for _, _, box in rows], np.int64),
             areas=xywh[:, 2] * xywh[:, 3],
-            crowd=np.zeros(len(boxes), dtype=bool),
-            difficult=np.zeros(len(boxes), dtype=bool),
-            describe=lambda row: f"{labels[order[boxes[row]['image']]].name}: box {row + 1} of the split",
+            crowd=np.zeros(len(rows), dtype=bool),
+            difficult=np.zeros(len(rows), dtype=bool),
+            describe=lambda row: f"{self._called(labels[rows[row][0]])} line {rows[row][1]}",
             images=ImageFiles(images, (folder,)),
             fingerprint=self.fingerprint(),
             found=tuple(found),
+            notes=(f"{len(stray)} texts of labels have no image, and are left out: {some}",)
+            if stray and not missing
+            else (),
+            unsized=frozenset(unsized),
         )
+
+    def _called(self, label: Path) -> str:
+        return label.relative_to(self.folder).as_posix() if label.is_relative_to(self.folder) else str(label)
+
+    def _strays(self, labels: Sequence[Path]) -> list[Path]:
+        """Texts of labels that are of no image."""
+        here = splits_of(self.folder)[self.split]
+        texts = unhidden(_labels_of(here), "**/*") if _labels_of(here) else ()
+        known = {*labels, *(label.with_name("classes.txt") for label in labels)}  # what LabelImg leaves
+        return sorted(text for text in texts if text.suffix.lower() == ".txt" and text not in known)
 
     def _files(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Images in the order of their names, and the label file of each, which need not be there."""
@@ -98,8 +119,7 @@ class Yolo(DetectionData):
                 f"{self.folder / NAME}: names no split {self.split}; it has {', '.join(splits) or 'none'}"
             )
         folder = splits[self.split]
-        *before, _, after = f"/{folder.as_posix()}/".rpartition("/images/")
-        labels = Path(f"{before[0][1:]}/labels/{after}")
+        labels = _labels_of(folder)
 
         def label(image: Path) -> Path:
             return (labels / image.relative_to(folder)).with_suffix(".txt")
@@ -111,7 +131,7 @@ class Yolo(DetectionData):
         images |= {file for file in files if label(file) not in texts and is_file(label(file)) and is_file(file)}
         if not images:
             raise InputError(f"{folder}: holds no images; correct {NAME}, or put them there")
-        if not before[0] or not labels.is_dir():
+        if labels == folder or not labels.is_dir():
             raise InputError(f"{folder}: has no labels/ beside its images/; put a text of labels there for each image")
         ordered = tuple(sorted(images))
         return ordered, tuple(map(label, ordered))
@@ -120,12 +140,17 @@ class Yolo(DetectionData):
 def names_of(folder: Path) -> tuple[str, ...]:
     """The classes: a list, or a mapping of 0, 1, … to names."""
     names = _document(folder).get("names")
-    listed = list(names.values()) if isinstance(names, dict) and list(names) == list(range(len(names))) else names
-    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[label] for label in range(len(names))]
+    if not isinstance(names, list) or not names:
         raise InputError(
             f"{folder / NAME}: `names` is neither a list of names nor a mapping of 0, 1, … to them; {CURE}"
         )
-    return tuple(listed)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            told = "is empty" if name in ("", None) else f"YAML reads as {name!r}"
+            raise InputError(f"{folder / NAME}: `names` has one that {told}, no text; put it in quotes")
+    return tuple(names)
 
 
 def places_of(folder: Path) -> dict[str, Any]:
@@ -167,51 +192,49 @@ def _parsed(file: Path, modified: int, size: int) -> dict[str, Any]:
     return document
 
 
+def _labels_of(images: Path) -> Path:
+    """The folder of labels beside a folder of images: `images` becomes `labels` where it stands last in the path; the
+    folder itself where it stands nowhere."""
+    before, here, after = f"/{images.as_posix()}/".rpartition("/images/")
+    return Path(f"{before[1:]}/labels/{after}") if here else images
+
+
 def _text(label: Path) -> bytes:
-    return read_within(label, CURE).removeprefix(codecs.BOM_UTF8) if is_file(label) else b""
+    """In UTF-8; nothing where there is no such file."""
+    text = read_within(label, CURE) if is_file(label) else b""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's
+        return text.decode("utf-16", "replace").encode()
+    return text.removeprefix(codecs.BOM_UTF8)
 
 
-def _as_box(line: bytes, keypoints: bool = False) -> bytes:
-    """A line as hotcoco knows it, `class x y width height`: of a polygon, `class x1 y1 x2 y2 …`, the box around it
-    (as Ultralytics has it), the box before `keypoints`, and with a class that is written as a float. What is neither
-    stays, to be told of."""
-    first, *rest = line.split() or [b""]
-    rest = rest[:4] if keypoints else rest
-    if first.isdigit() and len(rest) == 4:
-        return b" ".join([first, *rest])
+def _boxes(label: Path, classes: int, keypoints: bool) -> Iterator[tuple[int, tuple[float, ...] | str]]:
+    """Number of the line, and class, centre, width and height of each box; or what is wrong with the line."""
+    for number, line in enumerate(_text(label).splitlines(), 1):
+        if words := line.split():
+            try:
+                yield number, _box(words, classes, keypoints)
+            except ValueError as error:
+                yield number, str(error)
+
+
+def _box(words: list[bytes], classes: int, keypoints: bool) -> tuple[float, ...]:
+    """Of `class x y width height`; of a polygon, `class x1 y1 x2 y2 …`, the box around it (as Ultralytics has it); the
+    box before `keypoints`. ValueError, in words, for what is neither."""
     try:
-        label, points = float(first), [float(number) for number in rest]
+        label, *numbers = map(float, words)
     except ValueError:
-        return line
-    if not label.is_integer() or not all(map(math.isfinite, points)):
-        return line
-    if len(points) >= 6 and len(points) % 2 == 0:
-        (left, right), (top, bottom) = ((min(ends), max(ends)) for ends in (points[::2], points[1::2]))
-        points = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-    return " ".join([str(int(label)), *map(repr, points)]).encode()
-
-
-def _read(
-    folder: Path, images: tuple[Path, ...], labels: tuple[Path, ...], classes: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """hotcoco's annotations, each with its image's number as a text; an image without labels has no boxes."""
-    with TemporaryDirectory() as scratch:
-        texts, pictures = Path(scratch) / "labels", Path(scratch) / "images"
-        keypoints = "kpt_shape" in _document(folder)
-        texts.mkdir()
-        pictures.mkdir()
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            lines = (_as_box(line, keypoints) for line in _text(label).splitlines())
-            (texts / f"{number}.txt").write_bytes(b"\n".join(lines))
-            (pictures / f"{number}{image.suffix.lower()}").symlink_to(image.resolve())
-        numbered = [f"c{label}" for label in range(len(classes))]  # ours are known; its reader knows one form of YAML
-        (texts / NAME).write_text(f"names: [{', '.join(numbered)}]\n")
-        try:
-            read = hotcoco.COCO.from_yolo(str(texts), str(pictures)).dataset
-        except (ValueError, OSError) as error:
-            text = told(error).removeprefix("parse error: ")
-            place, _, rest = text.removeprefix(f"{texts}/").partition(".txt: ")
-            where = labels[int(place)] if place.isdigit() and int(place) < len(labels) else folder
-            raise InputError(f"{where}: {rest or text}; correct the labels") from None
-    stems = {image["id"]: Path(image["file_name"]).stem for image in read["images"]}
-    return [{**box, "image": stems[box["image_id"]]} for box in read["annotations"]]
+        raise ValueError("is no `class x y width height`, five numbers") from None
+    if label not in range(classes):
+        raise ValueError(f"has class {words[0].decode(errors='replace')[:20]}, and {NAME} names 0 to {classes - 1}")
+    numbers = numbers[:4] if keypoints else numbers
+    polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
+    if len(numbers) != 4 and not polygon:
+        raise ValueError(f"has {len(words)} numbers, and `class x y width height` are five")
+    if not all(abs(number) <= MOST for number in numbers):
+        raise ValueError("has numbers that are no shares of the image's sides, 0 to 1")
+    if polygon:
+        (left, right), (top, bottom) = ((min(ends), max(ends)) for ends in (numbers[::2], numbers[1::2]))
+        numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    if min(numbers[2:]) < 0:
+        raise ValueError("has a width or height below 0")
+    return label, *numbers

@@ -94,16 +94,30 @@ def _odd(path: Path, row: int | np.integer, has: str) -> InputError:
 
 def _images(ids: list[Number | str], path: Path, data: DetectionSet, names: Names) -> NDArray[np.int64]:
     """Place of each detection's image, -1 for none: COCO's by id, a devkit's by name or by its digits."""
-    if data.sides is not None:  # COCO's; a text is the file's name, or a number in quotes
-        plain = [id_ if not isinstance(id_, str) else int(id_) if NUMBER.fullmatch(id_) else 0 for id_ in ids]
-        found = index_of(ids_of(plain, "[{}].image_id", path), data.image_ids)
-        for row, id_ in enumerate(ids):
-            if isinstance(id_, str) and ((place := names.get(id_)) is not None or not NUMBER.fullmatch(id_)):
-                found[row] = -1 if place is None else place
-        return found
+    if data.sides is not None:
+        return _by_id_or_name(ids, path, data, names)
     digits = unique((str(int(plain)), place) for plain, place in _digits(names))
     places = [names.get(id_) if isinstance(id_, str) else digits.get(str(id_)) for id_ in ids]
     return np.array([-1 if place is None else place for place in places], np.int64)
+
+
+def _by_id_or_name(ids: list[Number | str], path: Path, data: DetectionSet, names: Names) -> NDArray[np.int64]:
+    """A text is the name of a file, or an id in quotes: a number in quotes the one that fits all of the file."""
+    plain = [id_ if not isinstance(id_, str) else int(id_) if NUMBER.fullmatch(id_) else 0 for id_ in ids]
+    by_id = index_of(ids_of(plain, "[{}].image_id", path), data.image_ids)
+    texts = {id_: row for row, id_ in enumerate(ids) if isinstance(id_, str)}
+    named = {id_: -1 if (place := names.get(id_)) is None else place for id_ in texts}
+    quoted = {id_: int(by_id[row]) for id_, row in texts.items() if NUMBER.fullmatch(id_)}
+    if all(place >= 0 for place in quoted.values()):
+        unlike = [id_ for id_, place in quoted.items() if place != named[id_]]
+        if unlike and all(named[id_] >= 0 for id_ in quoted):
+            one = unlike[0]
+            raise InputError(
+                f"{path}: image_id {one!r} is the id of {data.file_names[quoted[one]]} and the name of "
+                f"{data.file_names[named[one]]}; write ids without quotes, or names with their suffix"
+            )
+        named |= quoted
+    return np.array([named[id_] if isinstance(id_, str) else by_id[row] for row, id_ in enumerate(ids)], np.int64)
 
 
 def _digits(names: Names) -> Iterable[tuple[str, int]]:
