@@ -9,11 +9,14 @@ import pytest
 from data_cases import KIT, TOY, copy
 from PIL import Image
 from test_data_yolo import layout
+from typer.testing import CliRunner
 
+from benchsuite.cli.app import app
 from benchsuite.data.files import unhidden
 from benchsuite.data.imagenet import Folders
 from benchsuite.data.locate import open_class_folder, open_folder
 from benchsuite.data.pictures import Pictures
+from benchsuite.errors import harmless
 
 
 def classes(folder: Path) -> Path:
@@ -73,3 +76,21 @@ def test_a_dataset_may_lie_in_a_hidden_folder(tmp_path: Path, monkeypatch: pytes
     assert len(Folders(folder=folder, split="train").open()) == 2
     monkeypatch.chdir(folder / "train")
     assert sorted(unhidden(Path(), "*/*")) == [Path("cat/a.png"), Path("dog/a.png")]
+
+
+@pytest.mark.parametrize("name", ["yolo", "classes"])
+def test_names_in_no_known_encoding(tmp_path: Path, name: str) -> None:
+    """As old archives leave them."""
+    make, look = LAYOUTS[name]
+    folder = make(tmp_path / os.fsdecode(b"gr\xf6sse"))
+    for place in [*folder.rglob("a b.*"), *folder.rglob("cat")]:
+        place.rename(place.with_name(os.fsdecode(b"k\xe4tzchen") + place.suffix))
+    look(folder)
+    result = CliRunner().invoke(app, ["data", "verify", "--data", str(folder)])
+    assert result.exit_code == 0, result.exception
+    assert all(map(harmless, result.stdout.replace("\n", "")))
+    if name == "classes":
+        assert "k\\udce4tzchen" in result.stdout
+    recipe, rows = ("har-table1", "baseline") if name == "yolo" else ("cat-table3", "r50")
+    result = CliRunner().invoke(app, ["plan", recipe, "--rows", rows, "--data", str(folder), "--json"])
+    assert result.exit_code == 0, result.exception

@@ -82,4 +82,4 @@ def _listing(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], str]:
     bare = sorted(set(classes) - {file.parent.name for file in files})
     if bare:
         raise InputError(f"{folder / bare[0]}: a class without an image; add images or remove the folder")
-    return classes, files, fingerprint(["\n".join(classes).encode()], files)
+    return classes, files, fingerprint(["\n".join(classes).encode(errors="backslashreplace")], files)

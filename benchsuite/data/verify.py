@@ -14,7 +14,7 @@ from benchsuite.data.dataset import DetectionData, DetectionSet, clipped, distin
 from benchsuite.data.files import HasRaw, Raw, mistakes
 from benchsuite.data.images import ImageFiles, examined
 from benchsuite.data.masks import problem
-from benchsuite.errors import InputError
+from benchsuite.errors import InputError, visible
 from benchsuite.settings import Json
 
 SMALL, LARGE = 32**2, 96**2  # COCO's bounds between small, medium and large areas, square pixels
@@ -179,8 +179,9 @@ def _health(raw: Raw) -> list[str]:
     numbers = range(1, len(raw.image_ids) + 1)
     sizes = zip(numbers, raw.file_names, raw.sizes.tolist(), strict=True)
     truth = hotcoco.COCO.from_arrays(
-        [{"id": number, "file_name": name, "height": h, "width": w} for number, name, (h, w) in sizes],
-        [{"id": label + 1, "name": name} for label, name in enumerate(raw.classes)],
+        # visible: a name in no encoding that is known has signs that no text can hold
+        [{"id": number, "file_name": visible(name), "height": h, "width": w} for number, name, (h, w) in sizes],
+        [{"id": label + 1, "name": visible(name)} for label, name in enumerate(raw.classes)],
         raw.owners + 1,
         raw.labels + 1,
         np.concatenate([raw.boxes[:, :2], raw.boxes[:, 2:] - raw.boxes[:, :2]], axis=1),
