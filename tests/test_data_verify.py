@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from benchsuite.data.locate import open_folder
 from benchsuite.data.subset import DetectionSubset
 from benchsuite.data.verify import verify
 from benchsuite.data.voc import Voc
-from benchsuite.errors import MissingData
+from benchsuite.errors import InputError, MissingData
 
 
 def test_counts_of_a_good_set() -> None:
@@ -75,6 +76,30 @@ def test_masks_are_looked_at(tmp_path: Path) -> None:
     }
 
 
+def test_boxes_without_a_mask_are_no_mistake_of_tables_of_boxes(tmp_path: Path) -> None:
+    def some(content: dict[str, Any]) -> None:
+        for box in content["annotations"]:
+            box["segmentation"] = [[1, 1, 9, 1, 9, 9]] if box["id"] > 2 else []
+
+    report = verify(damaged(tmp_path, some))
+    assert not report.problems
+    assert "2 annotations have no `segmentation` (annotation 1, say), which tables of masks need" in report.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content.update(images=[], annotations=[]), "lists no image; choose another file or split"),
+        (lambda content: content.update(annotations=[]), "none of its 5 images has a box: it can be neither trained"),
+        (lambda content: content["annotations"][0].update(category_id=77), "annotation 1 (category_id 77): its class"),
+        (lambda content: content["annotations"][0].update(image_id=99), "annotation 1 (image_id 99): its image"),
+    ],
+)
+def test_what_run_refuses_is_a_problem(tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
+    (lines,) = verify(damaged(tmp_path, change)).problems.values()
+    assert len(lines) == 1 and lines[0].startswith(told)
+
+
 def test_devkit(tmp_path: Path) -> None:
     folder = copy(KIT, tmp_path)
     kit = folder / "VOCdevkit" / "VOC2007"
@@ -87,6 +112,10 @@ def test_devkit(tmp_path: Path) -> None:
     assert len(problems["annotations"]) == 2
     assert problems["annotations"][0].startswith("VOC2007/Annotations/000001.xml")
     assert "undecodable images" in problems
+    assert "sizes" not in problems, "what the lost annotations say of it nobody knows"
+    (kit / "ImageSets" / "Main" / "trainval.txt").write_text("")
+    with pytest.raises(InputError, match=r"Main/trainval\.txt: lists no image"):
+        Voc(splits=("2007/trainval",), folder=folder).open()
 
 
 def test_generated_and_subsets() -> None:

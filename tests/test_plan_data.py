@@ -24,7 +24,11 @@ def crowds(content: dict[str, Any]) -> None:
     [
         ("train", crowds, "none of its 5 images has a box to train on"),
         ("train", lambda content: content.update(annotations=[]), "none of its 5 images has a box to train on"),
-        ("train", lambda content: content["annotations"][0].update(category_id=77), "annotation 1: its class"),
+        (
+            "train",
+            lambda content: content["annotations"][0].update(category_id=77),
+            "annotation 1 (category_id 77): its class",
+        ),
         ("val", lambda content: content["annotations"][0].update(area=-1), "area -1.0"),
         ("val", lambda content: content.update(annotations=[]), "none of its 3 images has a box to score"),
         ("val", crowds, "none of its 3 images has a box to score"),

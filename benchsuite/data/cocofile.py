@@ -116,6 +116,13 @@ def read(name: str, annotations: Path, images: Path | None, annotated: bool = Tr
     given = ("ignore" if box.difficult is None else "difficult" for box in boxes)
     difficult = _flags([getattr(box, field) for box, field in zip(boxes, given, strict=True)], "ignore", annotations)
     listed = tuple(file_names[index] for index in order)
+    images_of, labels = index_of(owners, image_ids), index_of(kinds, category_ids)
+
+    def describe(row: int) -> str:
+        strange = [f"image_id {owners[row]}"] if images_of[row] < 0 else []
+        strange += [f"category_id {kinds[row]}"] if labels[row] < 0 else []
+        return f"annotation {box_ids[row]}" + (f" ({', '.join(strange)})" if strange else "")
+
     return Raw(
         name=name,
         file=annotations,
@@ -127,12 +134,12 @@ def read(name: str, annotations: Path, images: Path | None, annotated: bool = Tr
         sizes=sizes[order],
         boxes=xyxy,
         sides=xywh[:, 2:],
-        owners=index_of(owners, image_ids),
-        labels=index_of(kinds, category_ids),
+        owners=images_of,
+        labels=labels,
         areas=np.array(areas, np.float64),
         crowd=crowd,
         difficult=difficult,
-        describe=lambda row: f"annotation {box_ids[row]}",
+        describe=describe,
         fingerprint="" if images is None else file_fingerprint(annotations, images),
         found=(
             *_repeated("image", image_ids),

@@ -118,6 +118,8 @@ class HasRaw(Protocol):
 def mistakes(raw: Raw) -> Iterator[tuple[str, str]]:
     """(sort of mistake, one line) of everything that keeps a dataset from being used."""
     yield from raw.found
+    if not len(raw.image_ids):
+        yield "images", "lists no image; choose another file or split"
     for row in map(int, np.flatnonzero(raw.owners < 0)):
         yield "unknown images", f"{raw.describe(row)}: its image is not in the list of images; correct or remove it"
     for row in map(int, np.flatnonzero(raw.labels < 0)):
@@ -157,8 +159,6 @@ def checked(raw: Raw) -> DetectionSet:
     first = next(mistakes(raw), None)
     if first is not None:
         raise InputError(f"{raw.file}: {first[1]}")
-    if not len(raw.image_ids):
-        raise InputError(f"{raw.file}: lists no image; choose another file or split")
     rows = np.flatnonzero(~raw.empty)
     rows = rows[np.argsort(raw.owners[rows], kind="stable")]
     return DetectionSet(

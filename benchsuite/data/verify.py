@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import hotcoco
 import numpy as np
@@ -117,13 +117,13 @@ def verify_classes(data: ClassificationData) -> ClassReport:
 def verify_boxes(data: DetectionData) -> Report:
     """Check a detection dataset: annotations, masks where there are some, and images."""
     if isinstance(data, HasRaw):
-        return _files(data.raw())
+        return _files(data.raw(), data.annotated)
     opened = data.open()
     problems = _decoded(opened)
     return _report(opened, opened.labels, opened.areas, [], problems, opened.dropped)
 
 
-def _files(raw: Raw) -> Report:
+def _files(raw: Raw, annotated: bool) -> Report:
     notes: list[str] = []
 
     def look(index: int) -> Iterator[tuple[str, str]]:
@@ -147,7 +147,14 @@ def _files(raw: Raw) -> Report:
             yield from _mismatch(name, size, found.size)
 
     files = raw.images or ImageFiles(())
-    problems = _by_sort(chain(mistakes(raw), _masks(raw), _looked_at(look, len(files.paths))))
+    outlines = [] if raw.segmentations is None else raw.segmentations()
+    lacking = [row for row, each in enumerate(outlines) if not each]
+    if lacking:
+        one = raw.describe(lacking[0])
+        notes.append(f"{len(lacking)} annotations have no `segmentation` ({one}, say), which tables of masks need")
+    problems = _by_sort(
+        chain(mistakes(raw), _boxless(raw, annotated), _masks(raw, outlines), _looked_at(look, len(files.paths)))
+    )
     rows = zip(np.flatnonzero(raw.empty).tolist(), raw.boxes[raw.empty].tolist(), strict=True)
     empty = [f"{raw.describe(row)}: box {box} has no area, and is left out" for row, box in rows]
     good = ~raw.empty
@@ -164,14 +171,19 @@ def _at_edges(raw: Raw) -> Iterator[str]:
         yield f"{raw.describe(row)}: box {box} has no area within its image; training leaves it out"
 
 
-def _masks(raw: Raw) -> Iterator[tuple[str, str]]:
-    """What is wrong with the masks of boxes of known images."""
-    if raw.segmentations is None:
-        return
-    sizes = raw.sizes[raw.owners].tolist()
-    for row, (segmentation, (height, width)) in enumerate(zip(raw.segmentations(), sizes, strict=True)):
-        if raw.owners[row] >= 0 and not raw.empty[row] and (mistake := problem(segmentation, height, width)):
-            yield "masks", f"{raw.describe(row)} {mistake}; correct or remove it"
+def _boxless(raw: Raw, annotated: bool) -> Iterator[tuple[str, str]]:
+    if annotated and not raw.found and len(raw.image_ids) and not len(raw.boxes):
+        told = f"none of its {len(raw.image_ids)} images has a box: it can be neither trained on nor scored"
+        yield "boxes", f"{told}; annotate some, or choose another split"
+
+
+def _masks(raw: Raw, outlines: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the masks, where there are some, of boxes of known images."""
+    for row, segmentation in enumerate(outlines):
+        if segmentation and raw.owners[row] >= 0 and not raw.empty[row]:
+            height, width = raw.sizes[raw.owners[row]].tolist()
+            if mistake := problem(segmentation, height, width):
+                yield "masks", f"{raw.describe(row)} {mistake}; correct or remove it"
 
 
 def _health(raw: Raw) -> list[str]:

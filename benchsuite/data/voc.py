@@ -118,7 +118,7 @@ class Voc(DetectionData):
         found += [("duplicates", f"image {name} is listed twice; list it once") for name in repeated]
         return Raw(
             name=self.name,
-            file=splits[0][0].parent,
+            file=splits[0][0].parent if images else splits[0][1],
             classes=classes,
             category_ids=np.arange(1, len(classes) + 1),
             image_ids=np.arange(1, len(images) + 1),
