@@ -28,6 +28,8 @@ DEPTH = 100  # levels of a value; what is written here has less than ten
 LONGEST_NAME = 200  # bytes of a file's name before its suffix; file systems take 255 in all
 DIGITS = 20  # of a whole number: all that 64 bits can hold
 
+ARCHIVES = {"gzip": b"\x1f\x8b", "zip": b"PK\x03\x04", "xz": b"\xfd7zXZ", "bzip2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
+"""How packed files begin."""
 STALE = 60.0  # seconds after which half a file is nobody's
 
 T = TypeVar("T")
@@ -121,6 +123,9 @@ def told(error: BaseException) -> str:
 
 
 def _no_text(text: bytes, error: UnicodeDecodeError) -> str:
+    for name, magic in ARCHIVES.items():
+        if text.startswith(magic):
+            return f"is packed by {name}: unpack it first"
     line = text.count(b"\n", 0, error.start) + 1
     return f"is not {error.encoding} text (line {line}, byte {error.start + 1})"
 

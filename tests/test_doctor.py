@@ -9,7 +9,8 @@ from benchsuite.verbs.doctor import doctor
 def test_doctor_looks_at_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    checks = {check.name: check for check in doctor(tmp_path / "runs")}
+    checks = {check.name: check for check in doctor(tmp_path / "there" / "runs")}
+    assert not (tmp_path / "there").exists(), "it leaves nothing behind"
     for name in ("python", "torch", "torchvision", "torch with torchvision", "evaluators", "store", "VOC 2007"):
         assert checks[name].ok, checks[name]
     for name in ("locks", "shared memory", "decoding"):

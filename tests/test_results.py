@@ -102,7 +102,7 @@ def test_not_json_is_one_line(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no results file"):
+    with pytest.raises(InputError, match="there is no such file"):
         load(tmp_path / "none.json")
 
 

@@ -128,7 +128,7 @@ def test_places_that_are_no_files(file: Path, capsys: pytest.CaptureFixture[str]
     file.mkdir()
     assert "is no results file" in complaint(capsys, "compare", file)
     assert "is no results file" in complaint(capsys, "compare", "/dev/zero")
-    assert "is no results file" in complaint(capsys, "compare", "gone.json")
+    assert "there is no such file" in complaint(capsys, "compare", "gone.json")
 
 
 @pytest.mark.parametrize(

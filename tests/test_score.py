@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -238,7 +239,7 @@ def test_strange_names(tmp_path):
         score(truth, found, "voc7")
     with pytest.raises(InputError, match="2007/val"):
         score(Path(f"{year}:val"), found, "voc07")
-    with pytest.raises(InputError, match="neither a COCO JSON nor"):
+    with pytest.raises(InputError, match="is a folder; give a COCO JSON, or"):
         score(year, found, "voc07")
     with pytest.raises(InputError, match="nowhere: no such file"):
         score(truth, tmp_path / "nowhere", "voc07")
@@ -443,3 +444,19 @@ def test_quoted_numbers_are_ids_or_names_throughout(tmp_path, ids, files, called
     )
     with pytest.raises(InputError, match=told):
         score(tmp_path / "truth.json", tmp_path / "found.json", "coco")
+
+
+def test_truth_of_any_name_and_what_is_none(tmp_path):
+    expected = score(TRUTH, DETECTIONS, "coco")
+    for name in ("truth", "TRUTH.JSON", "truth.txt"):
+        (tmp_path / name).write_bytes(TRUTH.read_bytes())
+        assert score(tmp_path / name, DETECTIONS, "coco") == expected
+    (tmp_path / "truth.json.gz").write_bytes(gzip.compress(TRUTH.read_bytes()))
+    for path, told in (
+        (tmp_path / "truth.json.gz", "is packed by gzip: unpack it first"),
+        (tmp_path / "none.json", "there is no such file; give a COCO JSON"),
+        (tmp_path, "is a folder; give a COCO JSON"),
+        (Path("/dev/zero"), "is not a regular file"),
+    ):
+        with pytest.raises(InputError, match=told):
+            score(path, DETECTIONS, "coco")

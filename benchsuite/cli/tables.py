@@ -35,7 +35,7 @@ from benchsuite.cli.options import (
     target_of,
     trained_of,
 )
-from benchsuite.errors import InputError, visible
+from benchsuite.errors import InputError, nearest, visible
 from benchsuite.verbs.terminal import print_json
 
 
@@ -47,16 +47,22 @@ def list_recipes(as_json: Json = False) -> None:
     """
     from benchsuite.recipe.heading import heading
     from benchsuite.recipe.shelf import available
-    from benchsuite.report import diagnosed, figures, gathered, probed
+    from benchsuite.report import figures, gathered
     from benchsuite.verbs.catalogue import list_form, print_list
 
     recipes = [heading(file) for file in available().values()]
     if as_json:
         print_json(list_form(recipes))
     else:
-        pictures = {"detections": "Truth beside predictions on a few images."}
-        pictures |= diagnosed.available() | probed.available()
-        print_list(recipes, gathered.available(), figures.available(), pictures)
+        print_list(recipes, gathered.available(), figures.available(), _pictures())
+
+
+def _pictures() -> dict[str, str]:
+    """What is drawn of a row, and what it shows."""
+    from benchsuite.report import diagnosed, probed
+
+    detections = {"detections": "Truth beside predictions on a few images."}
+    return detections | diagnosed.available() | probed.available()
 
 
 @app.command()
@@ -282,6 +288,8 @@ def plot(
         planned = trained_of(recipe, tier or "smoke", "", seeds, data, data_root, sets, out, named)
         files, said = plot_diagnosed(name, planned, row, Store(store), out, form, threshold, against)
         print_things(*([said] if said else []), to_stderr=True)
+    elif target and name not in _pictures():
+        raise InputError(f"plot {name}: is no picture of a row; {nearest(name, _pictures())}")
     elif target or name == "detections":
         from benchsuite.verbs.plot import plot_detections, plot_probe
 

@@ -83,9 +83,9 @@ def watching(modules: Iterable[tuple[nn.Module, Told]]) -> Iterator[dict[str, Te
 
 
 def probe_for(picture: str) -> type[Probe]:
-    """The probe that serves a picture, found among the papers' jobs; InputError with the nearest name."""
+    """The probe that serves a picture, found among the papers' jobs; InputError where none does."""
     choices(Job)  # imports every module that may hold one
     probes = {name: probe for probe in Probe.__subclasses__() for name in probe.pictures}
     if picture not in probes:
-        raise InputError(f"plot: no picture '{picture}'; {nearest(picture, ['detections', *probes])}")
+        raise InputError(f"plot {picture}: no job makes it; {nearest(picture, probes)}")
     return probes[picture]

@@ -210,7 +210,8 @@ class Results(_Record):
 def load(path: Path) -> Results:
     """Read a results file; InputError, one line, where it is missing, malformed, or of a newer schema."""
     if path.suffix != ".json" or not path.is_file():
-        raise InputError(f"{path}: is no results file; give one that `bench run` wrote, results/har-table1.mini.json")
+        what = "is no results file" if path.exists() else "there is no such file"
+        raise InputError(f"{path}: {what}; give one that `bench run` wrote, results/har-table1.mini.json")
     content = read_json(path, CURE)
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):

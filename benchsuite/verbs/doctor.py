@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -58,9 +59,23 @@ class Check:
 def doctor(store: Path | None = None) -> list[Check]:
     """Look at versions, torch and torchvision together, GPUs, data, weights and the store; loads torch."""
     kept = Store(store)
-    return [*_check_versions(), _check_pair(), _check_gpu(), _check_evaluator(), *_check_data(), _check_weights(),
-            _check_package(), _check_store(kept), _check_locks(kept), _check_space(kept), _check_shared(),
-            _check_decoding()]  # fmt: skip
+    with _leaving_no_folder(kept.root):
+        return [*_check_versions(), _check_pair(), _check_gpu(), _check_evaluator(), *_check_data(), _check_weights(),
+                _check_package(), _check_store(kept), _check_locks(kept), _check_space(kept), _check_shared(),
+                _check_decoding()]  # fmt: skip
+
+
+@contextmanager
+def _leaving_no_folder(root: Path) -> Iterator[None]:
+    """Take empty folders away again, `root` and above it and in it, that the block made."""
+    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        inside = [*root.iterdir()] if root in absent and root.is_dir() else []
+        for folder in (*inside, *absent):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _check_versions() -> Iterator[Check]:

@@ -50,7 +50,8 @@ def score(ground_truth: Path, detections: Path, protocol: str) -> dict[str, Json
 
 def read_truth(path: Path) -> tuple[DetectionSet, Names]:
     """Annotations to score against, a COCO JSON or a devkit's split, and how detections may call their images."""
-    if path.is_file() and path.suffix == ".json":
+    devkit = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main")
+    if path.exists() and not path.is_dir() and not devkit:
         data = checked(read(path.stem, path, None))
         if not data.classes:
             raise InputError(f"{path}: lists no categories; give an instances JSON of COCO's form")
@@ -60,15 +61,14 @@ def read_truth(path: Path) -> tuple[DetectionSet, Names]:
 
 
 def _devkit(path: Path) -> VocData:
-    if path.is_file() and path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
+    if path.is_file():
         year, split = path.absolute().parents[2], path.stem
     else:
         folder, _, split = str(path).rpartition(":")
         year = Path(folder).absolute()
         if not folder or not year.is_dir():
-            raise InputError(
-                f"{path}: neither a COCO JSON nor a VOCdevkit split; give instances.json or VOCdevkit/VOC2007:test"
-            )
+            what = "is a folder" if path.is_dir() else "there is no such file"
+            raise InputError(f"{path}: {what}; give a COCO JSON, or a VOCdevkit split as VOCdevkit/VOC2007:test")
     return VocData(splits=(f"{year.name.removeprefix('VOC')}/{split}",), folder=year.parent)
 
 

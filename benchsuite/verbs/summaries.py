@@ -31,7 +31,8 @@ def print_score(found: Mapping[str, Any]) -> None:
         rows = [(id_, each["name"], _number(each[column])) for id_, each in classes.items()]
         print_things(table("per class", ("id", "class", column), rows, left=2))
     if found.get("dropped"):
-        print_things(marked("yellow", "note", f"{found['dropped']} boxes of the truth have no area and were left out"))
+        told = f"{found['dropped']} boxes of the truth have no area and were left out; pycocotools counts them too"
+        print_things(marked("yellow", "note", told))
     print_things(*(marked("yellow", "note", text) for text in found.get("notes", ())))
 
 
