@@ -239,7 +239,7 @@ def test_a_narrow_table_keeps_its_names_whole(
     assert "cat-table6/channel-spatial-no-gep " in table and max(map(len, table.splitlines())) <= 60
     monkeypatch.setenv("COLUMNS", "40")  # too narrow for whole names: folded, not cut
     assert bench("plan", "cat-table6", "--tier", "mini", "--store", str(tmp_path)) == 0
-    names = "".join(line[:14].strip() for line in capsys.readouterr().out.split("mini tier on")[0].splitlines())
+    names = "".join(line[:20].strip() for line in capsys.readouterr().out.split("mini tier on")[0].splitlines())
     assert "cat-table6/channel-spatial-no-gep" in names
 
 
@@ -323,8 +323,9 @@ def test_inspect_counts_the_specs_parameters(capsys: pytest.CaptureFixture[str])
         (["plot", "har-table1"], "holds no results of har-table1; first: bench run har-table1"),
         (["plot", "detections", "har-table1"], "needs RECIPE/ROW"),
         (["plot", "detections", "har-table1/baseline"], "was not run at tier smoke"),
+        (["plot", "confuson", "har-table1/baseline"], "is no picture of a row; did you mean 'confusion'?"),
         (["export", "har-table1"], "needs RECIPE/ROW"),
-        (["compare", "gone.json"], "gone.json: is no results file"),
+        (["compare", "gone.json"], "gone.json: there is no such file"),
         (["score", "gone.json", "gone2.json"], "gone2.json: no such file or folder"),
         (["data", "verify"], "needs a recipe id or --data DIR"),
         (["inspect", "har-table1", "--set", "x=1"], "unknown key `x`"),

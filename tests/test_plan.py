@@ -11,7 +11,7 @@ from benchsuite.pipelines.detection import Time
 from benchsuite.recipe.loading import load, select
 from benchsuite.recipe.recipe import Column, Recipe
 from benchsuite.recipe.shelf import available, folder
-from benchsuite.verbs.plan import Plan, PlannedRow, make_plan, require_all
+from benchsuite.verbs.plan import Plan, PlannedRow, make_plan, require_all, unreached
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden_keys.json"
 
@@ -212,3 +212,20 @@ def test_missing_data_is_said_before_anything_runs(recipe: Recipe) -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps({recipe_id: golden(recipe_id) for recipe_id in available()}, indent=1) + "\n")
+
+
+@pytest.mark.parametrize("tier", ["mini", "paper"])
+def test_every_schedule_comes_to_its_end(tier: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    for recipe in select(["*"]):
+        assert tier not in recipe.tiers or unreached(make_plan([recipe], tier, device="cpu")) == []
+
+
+def test_drops_beyond_the_end_are_told() -> None:
+    plan = make_plan(select(["har-table1"]), "mini", device="cpu", overrides=["solver.iterations=500"])
+    (line,) = unreached(plan)
+    assert line.startswith("har-table1: solver.drops [") and "beyond its 500 iterations" in line
+    assert line.endswith("--set 'solver.drops=[400]'")
+    for device in ("gpu", "cuda:x", "cpu:1", "cuda:"):
+        with pytest.raises(InputError, match=f"--device {device}: unknown device"):
+            make_plan(select(["har-table1"]), "mini", device=device)

@@ -196,7 +196,7 @@ def test_a_long_name_folds_before_numbers_go(stored: Results, capsys: pytest.Cap
     render(compare([stored.model_copy(update={"rows": rows})]), values_only=True)
     text = capsys.readouterr().out
     assert "…" not in text and "28.2" in text and "35.1" in text
-    assert max(map(len, text.splitlines())) <= 80 and name in "".join(line[:40].strip() for line in text.splitlines())
+    assert max(map(len, text.splitlines())) <= 80 and name in "".join(line[:45].strip() for line in text.splitlines())
 
 
 def test_labels_of_latex_tables_differ(stored: Results) -> None:

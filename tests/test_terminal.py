@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_cli import bench, complaint
 
 from benchsuite.errors import LONGEST, InputError, harmless, visible
-from benchsuite.report.columns import GAP, fitting
+from benchsuite.report.columns import GAP, fitting, widths
 from benchsuite.verbs.terminal import print_json, print_things, table
 
 ROOT = Path(__file__).parents[1]
@@ -224,3 +224,29 @@ def test_numbers_stay_whole_on_narrow_terminals(
     wide = numbers()
     monkeypatch.setenv("COLUMNS", width)
     assert numbers() == wide and len(wide) > 9
+
+
+@given(data=st.data(), needs=st.lists(st.integers(1, 30), min_size=1, max_size=8), width=st.integers(1, 200))
+def test_columns_get_what_they_need_and_no_more_than_they_want(
+    data: st.DataObject, needs: list[int], width: int
+) -> None:
+    wants = [need + data.draw(st.integers(0, 30)) for need in needs]
+    found = widths(needs, wants, width)
+    assert all(need <= got <= want for need, got, want in zip(needs, found, wants, strict=True))
+    least = sum(needs) + GAP * (len(needs) - 1)
+    assert sum(found) + GAP * (len(needs) - 1) <= max(width, least)
+    assert found == wants or sum(found) + GAP * (len(needs) - 1) >= width, "nothing is left where something is wanted"
+
+
+def test_words_stay_whole_where_there_is_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width, words, whole in (
+        ("100", ["show", "padet-table6"], ["ResNet-101-FPN,", "Mask-RCNN,", "test-dev"]),
+        ("60", ["compare", str(ROOT / "results" / "har-table1.mini.bccd-lite0.json")], ["SA(1-2-5-2-1)", "Baseline"]),
+    ):
+        monkeypatch.setenv("COLUMNS", width)
+        assert bench(*words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(any(word in line for line in lines) for word in whole)
+        assert not any(line.startswith(("Baselin ", "SA(1-1- ")) for line in lines)

@@ -33,10 +33,17 @@ def environment(*, gpu: bool = False) -> dict[str, Json]:
 
 def device_name(device: str = "auto") -> str:
     """What timings on `device` (cpu, cuda, cuda:N or auto) are timings of: the GPU's name, or the processor's."""
-    names = [] if device == "cpu" else gpus()
-    _, _, number = device.partition(":")
-    index = int(number) if number.isdecimal() else 0
+    kind, number = device_of(device)
+    names, index = [] if kind == "cpu" else gpus(), number or 0
     return str(names[index]) if index < len(names) else f"{_cpu_model()}, {cores()} cores"
+
+
+def device_of(text: str) -> tuple[str, int | None]:
+    """`cpu`, `cuda` or `auto`, and the number of one GPU; InputError for another text."""
+    kind, colon, number = text.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not number.isdecimal())):
+        raise InputError(f"--device {text}: unknown device; one of: auto, cpu, cuda, cuda:N")
+    return kind, int(number) if number else None
 
 
 def cores() -> int:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchsuite.engine.environment import cores
+from benchsuite.engine.environment import cores, device_of
 from benchsuite.errors import InputError
 
 
@@ -38,17 +38,15 @@ class Slots:
             raise InputError(f"--slots {each}: needs a positive number")
         if per_job > 1 and slots is not None:
             raise InputError(f"--per-job {per_job} with --slots {slots}: devices are shared or put together; drop one")
-        kind, _, number = device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
-            raise InputError(f"--device {device}: unknown device; one of: auto, cpu, cuda, cuda:N")
+        kind, number = device_of(device)
         gpus = [] if kind == "cpu" else _visible_gpus()
-        if number and int(number) >= len(gpus):
+        if number is not None and number >= len(gpus):
             raise InputError(f"--device {device}: there are {len(gpus)} visible GPUs; see `bench doctor`")
         if kind == "cuda" and not gpus:
             raise InputError(f"--device {device}: there is no usable GPU; see `bench doctor`, or use --device cpu")
         if not gpus:
             return cls((Place("cpu", max(1, machine // each)),) * each, machine)
-        chosen = [int(number)] if number else list(range(len(gpus)))
+        chosen = list(range(len(gpus))) if number is None else [number]
         if per_job > len(chosen):
             raise InputError(f"--per-job {per_job}: --device {device} is {len(chosen)} GPUs here; ask for fewer")
         groups = [chosen[at : at + per_job] for at in range(0, len(chosen) - per_job + 1, per_job)]

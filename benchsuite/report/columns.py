@@ -20,6 +20,16 @@ def fitting(needs: Sequence[int], kept: Sequence[int], width: int) -> list[list[
     return groups
 
 
+def widths(needs: Sequence[int], wants: Sequence[int], width: int) -> list[int]:
+    """How wide each column is made: at least what it needs; what is left of `width` goes to the first one and then to
+    those that want the least more, up to what they want."""
+    found, left = list(needs), width - sum(needs) - GAP * (len(needs) - 1)
+    for index in sorted(range(len(needs)), key=lambda index: (index > 0, wants[index] - needs[index])):
+        more = max(0, min(left, wants[index] - needs[index]))
+        found[index], left = found[index] + more, left - more
+    return found
+
+
 def unbroken(text: str) -> int:
     """Letters of the longest word."""
     return max(map(len, text.split()), default=0)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from benchsuite.errors import InputError, nearest, shortened
-from benchsuite.report.columns import fitting, unbroken
+from benchsuite.report.columns import fitting, unbroken, widths
 from benchsuite.report.compare import Comparison, Section
 from benchsuite.report.document import checked
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
@@ -73,9 +73,13 @@ def _rich_tables(grid: Grid, width: int) -> "list[RenderableType]":
     kept = sorted(grid.words)
     if grid.prose or len(fitting(needs, kept, width)) == 1:
         return [_rich_table(grid)]
-    longest = min(needs[0], width // 2)  # longer names fold
-    groups = fitting([longest, *needs[1:]], kept, width)
-    return [_rich_table(_columns(grid, group), longest) for group in groups]
+    needs[0] = min(needs[0], width // 2)  # longer names fold
+    wants = [max(map(len, cells)) for cells in zip(grid.head, *grid.lines, strict=True)]
+    parts = []
+    for group in fitting(needs, kept, width):
+        sides = widths([needs[index] for index in group], [wants[index] for index in group], width)
+        parts.append(_rich_table(_columns(grid, group), sides))
+    return parts
 
 
 def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:
@@ -83,8 +87,8 @@ def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:
     return replace(grid, head=head, lines=tuple(lines))
 
 
-def _rich_table(grid: Grid, longest: int | None = None) -> "RenderableType":
-    """With names of at most so many letters a line."""
+def _rich_table(grid: Grid, sides: Sequence[int] = ()) -> "RenderableType":
+    """With columns as wide as `sides` say, where they are given."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -92,10 +96,11 @@ def _rich_table(grid: Grid, longest: int | None = None) -> "RenderableType":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, head in enumerate(grid.head):
         # On a narrow terminal a table of numbers breaks before the ±, a table of sentences between words.
-        folds = index in grid.words - {1} if grid.prose else index not in grid.words
-        most = None if index else longest
+        folds = bool(sides) or (index in grid.words - {1} if grid.prose else index not in grid.words)
         side: Literal["left", "right"] = "left" if index in grid.words else "right"
-        table.add_column(Text(head), justify=side, no_wrap=not folds and not most, overflow="fold", max_width=most)
+        table.add_column(
+            Text(head), justify=side, no_wrap=not folds, overflow="fold", width=sides[index] if sides else None
+        )
     for line in grid.lines:
         style = STYLES.get(line[1], "")
         table.add_row(*(Text(text, style="" if index == 0 else style) for index, text in enumerate(line)))

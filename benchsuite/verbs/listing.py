@@ -72,6 +72,8 @@ def print_show(recipe: Recipe) -> None:
 
 def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
     """JSON of `bench plan`."""
+    from benchsuite.verbs.plan import unreached
+
     totals: dict[str, int] = {}
     for job in plan.jobs.values():
         totals[job.work] = totals.get(job.work, 0) + 1
@@ -90,6 +92,7 @@ def plan_form(plan: "Plan", store: "Store") -> dict[str, Any]:
         ],
         "totals": totals,
         "unsettled": unsettled(plan),
+        "unreached": unreached(plan),
         "damaged": list(_damaged(plan, store)),
     }
 
@@ -136,6 +139,7 @@ def print_plan(plan: "Plan", store: "Store", to_stderr: bool = False) -> None:
             f"{each['recipe']}: will settle none of {_claims(each['claims'])}: {each['reason']}{several}"
             for each in form["unsettled"]
         ),
+        *(marked("yellow", "note", line) for line in form["unreached"]),
         *(marked("red", "damaged", line) for line in form["damaged"]),
         to_stderr=to_stderr,
     )

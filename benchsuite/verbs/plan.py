@@ -228,6 +228,20 @@ def _refuse_equal_rows(planned: Sequence[PlannedRow]) -> None:
             )
 
 
+def unreached(plan: Plan) -> list[str]:
+    """A line for each recipe with a training that ends before its rate falls for the last time, as where --set changed
+    iterations alone. Smoke is too short for any schedule."""
+    found: dict[str, str] = {}
+    for key, job in plan.jobs.items() if plan.tier != "smoke" else ():
+        if isinstance(job, Training) and max(job.solver.drops, default=0) >= job.solver.iterations:
+            found.setdefault(
+                plan.users[key][0].partition("/")[0],
+                f"solver.drops {list(job.solver.drops)} lie beyond its {job.solver.iterations:,} iterations, and never "
+                f"come; for instance --set 'solver.drops=[{job.solver.iterations * 4 // 5}]'",
+            )
+    return [f"{recipe}: {line}" for recipe, line in found.items()]
+
+
 def require_all(plan: Plan, store: Store | None = None) -> None:
     """MissingData, with what to download, if a dataset or weights file that the plan needs is not here; InputError if
     what is here does not do for a job that is not in the store yet: annotations with a mistake, too few images."""

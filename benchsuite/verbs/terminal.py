@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchsuite.errors import harmless, visible
-from benchsuite.report.columns import fitting, unbroken
+from benchsuite.report.columns import fitting, unbroken, widths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,26 +100,24 @@ class Listing:
 
     def printed(self, width: int) -> "Iterator[Table]":
         """One below the other where a terminal is too narrow for all columns, each led by the first one."""
-        needs = [max(map(unbroken, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
         width -= 2  # its edges
-        groups = fitting(needs, range(self.left), width)
-        if len(groups) > 1:
-            longest = min(max(len(row[0]) for row in self.rows), width // 2)
-            groups = fitting([longest, *needs[1:]], [0], width)
-        for number, group in enumerate(groups):
-            yield self._made(group, "" if number else self.title, width)
+        needs = [max(map(unbroken, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
+        wants = [max(map(len, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
+        if len(fitting(needs, [0], width)) > 1:
+            needs[0] = min(wants[0], width // 2)  # longer names fold
+        for number, group in enumerate(fitting(needs, [0], width)):
+            sides = widths([needs[index] for index in group], [wants[index] for index in group], width)
+            yield self._made(group, sides, "" if number else self.title)
 
-    def _made(self, chosen: Sequence[int], title: str, width: int) -> "Table":
+    def _made(self, chosen: Sequence[int], sides: Sequence[int], title: str) -> "Table":
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
         made = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-        names = max((len(row[0]) for row in self.rows), default=0)
-        for index in chosen:
-            whole = index == 0 and names <= width * 2 // 3  # names fold last
+        for index, width in zip(chosen, sides, strict=True):
             side: Literal["left", "right"] = "left" if index < self.left else "right"
-            made.add_column(Text(self.columns[index]), justify=side, overflow="fold", no_wrap=whole)
+            made.add_column(Text(self.columns[index]), justify=side, overflow="fold", width=width)
         for row in self.rows:
             made.add_row(*(Text(row[index]) for index in chosen))
         return made
