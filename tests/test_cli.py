@@ -239,7 +239,7 @@ def test_a_narrow_table_keeps_its_names_whole(
     assert "cat-table6/channel-spatial-no-gep " in table and max(map(len, table.splitlines())) <= 60
     monkeypatch.setenv("COLUMNS", "40")  # too narrow for whole names: folded, not cut
     assert bench("plan", "cat-table6", "--tier", "mini", "--store", str(tmp_path)) == 0
-    names = "".join(line[:20].strip() for line in capsys.readouterr().out.split("mini tier on")[0].splitlines())
+    names = "".join(line[:32].strip() for line in capsys.readouterr().out.split("to do")[0].splitlines())
     assert "cat-table6/channel-spatial-no-gep" in names
 
 
