@@ -53,9 +53,9 @@ class Yolo(DetectionData):
     def raw(self) -> Raw:
         """The labels as written, in pixels; images are numbered from 1 in the order of their names."""
         images, labels = self._files()
-        folder, sizes, found = splits_of(self.folder)[self.split], np.ones((len(images), 2), np.int32), []
+        folder, classes = splits_of(self.folder)[self.split], self.classes
         names = tuple(image.relative_to(folder).as_posix() for image in images)
-        unsized = set[int]()
+        sizes, unsized, found = np.ones((len(images), 2), np.int32), set[int](), []
         for index, image in enumerate(images):
             try:
                 sizes[index] = image_size(image, (folder,))
@@ -64,23 +64,27 @@ class Yolo(DetectionData):
                 found.append(("undecodable images", names[index] + str(error).removeprefix(str(image))))
         rows: list[tuple[int, int, tuple[float, ...]]] = []
         for owner, label in enumerate(labels):
-            for number, box in _boxes(label, len(self.classes), "kpt_shape" in _document(self.folder)):
+            for number, box in _boxes(label, len(classes), "kpt_shape" in _document(self.folder)):
                 if isinstance(box, str):
                     found.append(("labels", f"{self._called(label)} line {number} {box}; {CURE}"))
                 elif owner not in unsized:
                     rows.append((owner, number, box))
-        stray, missing = self._strays(labels), not any(map(is_file, labels))
-        some = f"{', '.join(map(self._called, stray[:3]))}{', …' if len(stray) > 3 else ''}"
-        if stray and missing:
-            found.append(("labels", f"no image has a text of labels, and these have no image: {some}; name them alike"))
+        notes = []
+        if stray := self._strays(labels):
+            some = f"{', '.join(map(self._called, stray[:3]))}{', …' if len(stray) > 3 else ''}"
+            if any(map(is_file, labels)):
+                notes.append(f"{len(stray)} texts of labels have no image, and are left out: {some}")
+            else:
+                told = f"no image has a text of labels, and these have no image: {some}; name them alike"
+                found.append(("labels", told))
         owners = np.array([owner for owner, _, _ in rows], np.int64)
         shares = np.array([box for _, _, box in rows], np.float64).reshape(-1, 5)[:, 1:]
         xywh = (shares - np.pad(shares[:, 2:] / 2, ((0, 0), (0, 2)))) * np.tile(sizes[owners][:, ::-1], 2)
         return Raw(
             name=self.name,
             file=self.folder / NAME,
-            classes=self.classes,
-            category_ids=np.arange(len(self.classes)),
+            classes=classes,
+            category_ids=np.arange(len(classes)),
             image_ids=np.arange(1, len(images) + 1),
             file_names=names,
             sizes=sizes,
@@ -95,9 +99,7 @@ class Yolo(DetectionData):
             images=ImageFiles(images, (folder,)),
             fingerprint=self.fingerprint(),
             found=tuple(found),
-            notes=(f"{len(stray)} texts of labels have no image, and are left out: {some}",)
-            if stray and not missing
-            else (),
+            notes=tuple(notes),
             unsized=frozenset(unsized),
         )
 
@@ -106,9 +108,8 @@ class Yolo(DetectionData):
 
     def _strays(self, labels: Sequence[Path]) -> list[Path]:
         """Texts of labels that are of no image."""
-        here = splits_of(self.folder)[self.split]
-        texts = unhidden(_labels_of(here), "**/*") if _labels_of(here) else ()
         known = {*labels, *(label.with_name("classes.txt") for label in labels)}  # what LabelImg leaves
+        texts = unhidden(_labels_of(splits_of(self.folder)[self.split]), "**/*")
         return sorted(text for text in texts if text.suffix.lower() == ".txt" and text not in known)
 
     def _files(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
