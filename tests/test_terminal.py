@@ -250,3 +250,11 @@ def test_words_stay_whole_where_there_is_room(
         lines = capsys.readouterr().out.splitlines()
         assert all(any(word in line for line in lines) for word in whole)
         assert not any(line.startswith(("Baselin ", "SA(1-1- ")) for line in lines)
+
+
+def test_signs_that_take_two_cells_stay_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    print_things(table("", ("名前", "AP"), [("検出器検出器検出器", "41.25"), ("b", "3")]))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][3] == ["検出器検出器検出器", "41.25"]

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-GAP = 3  # letters between columns
+GAP = 3  # cells between columns
 
 
 def fitting(needs: Sequence[int], kept: Sequence[int], width: int) -> list[list[int]]:
-    """The columns, which need so many letters each, in groups that fit into `width`, each led by the `kept` ones; one
+    """The columns, which need so many cells each, in groups that fit into `width`, each led by the `kept` ones; one
     group where all fit. A column that alone is too wide has a group of its own."""
     if sum(needs) + GAP * (len(needs) - 1) <= width:
         return [list(range(len(needs)))]
@@ -30,6 +30,13 @@ def widths(needs: Sequence[int], wants: Sequence[int], width: int) -> list[int]:
     return found
 
 
+def width_of(text: str) -> int:
+    """How many cells of a terminal a text takes: a sign of Chinese takes two."""
+    from rich.cells import cell_len  # here, for it takes long to import
+
+    return cell_len(text)
+
+
 def unbroken(text: str) -> int:
-    """Letters of the longest word."""
-    return max(map(len, text.split()), default=0)
+    """Cells of the longest word."""
+    return max(map(width_of, text.split()), default=0)

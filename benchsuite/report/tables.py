@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from benchsuite.errors import InputError, nearest, shortened
-from benchsuite.report.columns import fitting, unbroken, widths
+from benchsuite.report.columns import fitting, unbroken, width_of, widths
 from benchsuite.report.compare import Comparison, Section
 from benchsuite.report.document import checked
 from benchsuite.report.grids import MISSING, Grid, footnotes, grids, label, meaning, number, provenance
@@ -68,13 +68,13 @@ def _rich_blocks(grid: Grid) -> "list[RenderableType]":
 
 def _rich_tables(grid: Grid, width: int) -> "list[RenderableType]":
     """One below the other, each with as many columns of numbers as there is room for; one where all fit."""
-    needs = [max(map(len, cells)) if index in grid.words else max(map(unbroken, cells))
-             for index, cells in enumerate(zip(grid.head, *grid.lines, strict=True))]  # fmt: skip
+    columns = list(zip(grid.head, *grid.lines, strict=True))
+    wants = [max(map(width_of, texts)) for texts in columns]
+    needs = [wants[index] if index in grid.words else max(map(unbroken, texts)) for index, texts in enumerate(columns)]
     kept = sorted(grid.words)
     if grid.prose or len(fitting(needs, kept, width)) == 1:
         return [_rich_table(grid)]
     needs[0] = min(needs[0], width // 2)  # longer names fold
-    wants = [max(map(len, cells)) for cells in zip(grid.head, *grid.lines, strict=True)]
     parts = []
     for group in fitting(needs, kept, width):
         sides = widths([needs[index] for index in group], [wants[index] for index in group], width)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchsuite.errors import harmless, visible
-from benchsuite.report.columns import fitting, unbroken, widths
+from benchsuite.report.columns import fitting, unbroken, width_of, widths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,8 +101,8 @@ class Listing:
     def printed(self, width: int) -> "Iterator[Table]":
         """One below the other where a terminal is too narrow for all columns, each led by the first one."""
         width -= 2  # its edges
-        needs = [max(map(unbroken, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
-        wants = [max(map(len, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
+        columns = list(zip(self.columns, *self.rows, strict=True))
+        needs, wants = ([max(map(count, texts)) for texts in columns] for count in (unbroken, width_of))
         if len(fitting(needs, [0], width)) > 1:
             needs[0] = min(wants[0], width // 2)  # longer names fold
         for number, group in enumerate(fitting(needs, [0], width)):
