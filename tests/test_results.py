@@ -140,6 +140,8 @@ def test_unlike_settings_are_never_overwritten(stored: Results, tmp_path: Path) 
 def test_unlike_looks_at_explicit_fields(stored: Results, change: dict[str, object]) -> None:
     assert unlike(stored, stored) == ""
     assert unlike(stored, stored.model_copy(update=change)) != ""
+    renamed = stored.data.model_copy(update={"name": "the same in another folder"})
+    assert unlike(stored, stored.model_copy(update={"data": renamed})) == ""
 
 
 def test_a_run_of_one_row_keeps_the_others(stored: Results, tmp_path: Path) -> None:

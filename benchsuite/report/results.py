@@ -42,6 +42,11 @@ class DataRecord(_Record):
     fingerprint: str
     papers_own: bool = False
 
+    @property
+    def told(self) -> str:
+        """Name and fingerprint."""
+        return f"{self.name} (fingerprint {self.fingerprint})"
+
 
 class Measured(_Record):
     """One cell: a value per seed of the results, None where that seed measured nothing; and their mean."""

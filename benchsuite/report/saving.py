@@ -67,14 +67,14 @@ def _earlier(file: Path, new: Results, force: bool) -> Results | None:
 
 def unlike(first: Results, second: Results) -> str:
     """What makes two runs unlike, so that their cells must not stand in one table; "" where nothing does."""
-    fields = {
+    fields: dict[str, tuple[object, object]] = {
         "recipe": (first.recipe, second.recipe),
         "tier": (first.tier, second.tier),
-        "data": (first.data.name, second.data.name),
-        "data fingerprint": (first.data.fingerprint, second.data.fingerprint),
         "protocol": (first.protocol, second.protocol),
         "overrides": (sorted(first.overrides), sorted(second.overrides)),
     }
+    if first.data.fingerprint != second.data.fingerprint:  # one dataset may have two names
+        fields["data"] = first.data.told, second.data.told
     return "; ".join(f"{name}: {old} there, {new} here" for name, (old, new) in fields.items() if old != new)
 
 
