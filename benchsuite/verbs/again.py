@@ -1,5 +1,6 @@
 """A capsule's numbers, counted again from its detections or logits by the code that is here."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -237,12 +238,16 @@ def _foreign(capsule: Capsule) -> Iterator[Again]:
 
 def _draws(capsule: Capsule) -> dict[tuple[str, int, str | None], Floats]:
     """The draws of rows, seeds and numbers that are in the capsule."""
-    judged = {_inputs(capsule, key).get("predict"): entry for entry in capsule.manifest.measured for key in entry.keys}
+    judged = defaultdict[str, list[Entry]](list)  # twins are of one network's detections
+    for entry in capsule.manifest.measured:
+        for needed in {_inputs(capsule, key).get("predict", "") for key in entry.keys}:
+            judged[needed].append(entry)
     found = dict[tuple[str, int, str | None], Floats]()
     for key in capsule.manifest.keys:
-        form, entry = capsule.store.record(key).get("job"), judged.get(_inputs(capsule, key).get("predict"))
-        if entry is not None and isinstance(form, Mapping) and form.get("kind") == Resample.kind():
-            found[entry.row, entry.seed, str(form.get("column"))] = read_draws(capsule.job(key))["values"]
+        form, needed = capsule.store.record(key).get("job"), _inputs(capsule, key).get("predict")
+        if needed and isinstance(form, Mapping) and form.get("kind") == Resample.kind():
+            values = read_draws(capsule.job(key))["values"]
+            found |= {(entry.row, entry.seed, str(form.get("column"))): values for entry in judged[needed]}
     return found
 
 
