@@ -240,8 +240,8 @@ def _draws(capsule: Capsule) -> dict[tuple[str, int, str | None], Floats]:
     """The draws of rows, seeds and numbers that are in the capsule."""
     judged = defaultdict[str, list[Entry]](list)  # twins are of one network's detections
     for entry in capsule.manifest.measured:
-        for needed in {_inputs(capsule, key).get("predict", "") for key in entry.keys}:
-            judged[needed].append(entry)
+        for predicted in {_inputs(capsule, key).get("predict", "") for key in entry.keys}:
+            judged[predicted].append(entry)
     found = dict[tuple[str, int, str | None], Floats]()
     for key in capsule.manifest.keys:
         form, needed = capsule.store.record(key).get("job"), _inputs(capsule, key).get("predict")
