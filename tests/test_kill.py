@@ -245,3 +245,26 @@ def test_the_second_run_goes_on_where_the_first_was_killed(runs: Runs, expected:
     assert runs.results() == expected
     for name in ("c0", "c1", "c2"):
         assert len(runs.lines(name)) <= ITERATIONS + 1 + EVERY
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"), [("b''", ""), (r"b'\x80\x04\x95\x10'", ""), ("b'c__none\\nx\\n.'", "__none")]
+)
+def test_a_run_that_dies_before_it_says_what_to_do_leaves_no_traceback(sent: str, told: str) -> None:
+    """What a worker is to do comes through a pipe; a kill may close it at any byte."""
+    script = f"""
+import os, sys
+from multiprocessing import spawn
+import benchsuite.engine.preload
+read, write = os.pipe()
+os.write(write, {sent})
+os.close(write)
+try:
+    spawn._main(read, 0)
+except Exception:
+    sys.excepthook(*sys.exc_info())
+sys.stderr.flush()
+os._exit(1)  # as the fork server ends what it forked
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert told in ended.stderr and bool(ended.stderr) == bool(told)
