@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, or not alone. Each run is a process of its own, as `bench run` is."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 from engine_jobs import Children, Counter, Echo
 
-from benchsuite.engine.job import Job
+from benchsuite.engine.job import Execution, Job
 from benchsuite.engine.progress import Reporter
 from benchsuite.engine.schedule import run_jobs
-from benchsuite.engine.slots import Slots
+from benchsuite.engine.slots import Place, Slots
 from benchsuite.engine.store import Store
+from benchsuite.engine.worker import Task, serve
 
 EVERY = 5
 ITERATIONS = 60
@@ -268,3 +270,22 @@ os._exit(1)  # as the fork server ends what it forked
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert told in ended.stderr and bool(ended.stderr) == bool(told)
+
+
+def test_a_worker_that_nobody_hears_any_more_ends_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its scheduler may die while it works, or between two tasks."""
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    job = Echo(name="a", trace=str(tmp_path))
+    ours.send(Task(job, 1, "a", EVERY, Execution()))
+    ours.close()
+    worker = multiprocessing.get_context("fork").Process(
+        target=serve, args=(theirs, dict(os.environ), Place("cpu", 1), tmp_path / "store", {})
+    )
+    Store(tmp_path / "store").prepare()
+    worker.start()
+    worker.join(30)
+    assert worker.exitcode == 0
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""

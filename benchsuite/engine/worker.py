@@ -201,16 +201,17 @@ def serve(
         os.environ["CUDA_VISIBLE_DEVICES"] = place.visible
     faulthandler.enable()  # a crash leaves its traceback in the job's log
     store = Store(root)
-    while not stop.is_set():
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        except Exception as error:  # the job's own module may fail to import in any way
-            pipe.send(Failed(f"a job cannot be sent to a worker: {_in_short(error)}; "
-                             "define its classes in a module that can be imported", 2))  # fmt: skip
-            continue
-        pipe.send(_answer(task, place, store, environment, pipe, stop))
+    with suppress(BrokenPipeError, ConnectionResetError):  # the scheduler died, and nobody is left to be told
+        while not stop.is_set():
+            try:
+                task = pipe.recv()
+            except (EOFError, OSError):
+                return
+            except Exception as error:  # the job's own module may fail to import in any way
+                pipe.send(Failed(f"a job cannot be sent to a worker: {_in_short(error)}; "
+                                 "define its classes in a module that can be imported", 2))  # fmt: skip
+                continue
+            pipe.send(_answer(task, place, store, environment, pipe, stop))
 
 
 def _end_with_parent() -> None:
