@@ -233,12 +233,14 @@ def unreached(plan: Plan) -> list[str]:
     iterations alone. Smoke is too short for any schedule."""
     found: dict[str, str] = {}
     for key, job in plan.jobs.items() if plan.tier != "smoke" else ():
-        if isinstance(job, Training) and max(job.solver.drops, default=0) >= job.solver.iterations:
-            found.setdefault(
-                plan.users[key][0].partition("/")[0],
-                f"solver.drops {list(job.solver.drops)} lie beyond its {job.solver.iterations:,} iterations, and never "
-                f"come; for instance --set 'solver.drops=[{job.solver.iterations * 4 // 5}]'",
-            )
+        if isinstance(job, Training):
+            solver = job.solver
+            if beyond := [drop for drop in solver.drops if drop >= solver.iterations]:
+                found.setdefault(
+                    plan.users[key][0].partition("/")[0],
+                    f"solver.drops {beyond} lie beyond its {solver.iterations:,} iterations, and never come; for "
+                    f"instance --set 'solver.drops=[{solver.iterations * 4 // 5}]'",
+                )
     return [f"{recipe}: {line}" for recipe, line in found.items()]
 
 
